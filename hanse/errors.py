@@ -1,0 +1,5 @@
+"""The one error that a person meets: what was wrong, where, and what to do."""
+
+
+class InputError(Exception):
+    """Bad input. The message is one sentence; the command line prints it as `hanse: ...` and exits with code 2."""
