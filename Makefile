@@ -1,0 +1,50 @@
+# The two commands are `make demo` and `make test`; each sets up what it needs.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+
+.PHONY: help install demo test quick lint bench clean
+
+help:
+	@echo "make demo     from the embedded atlas to a signed model in 24 languages, then ask it something"
+	@echo "make test     the quick and the slow tests"
+	@echo "make quick    the quick tests only"
+	@echo "make install  a virtual environment in $(VENV) with hanse in it"
+	@echo "make lint     format, lint and types"
+	@echo "make bench    the benchmarks; results go to bench/results/"
+
+$(VENV)/.base: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' \
+	  || { echo "Hanse needs Python 3.11 or 3.12; this is $$($(PYTHON) --version). Try: make PYTHON=python3.12"; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) --editable .
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.base
+	$(PIP) --editable '.[test,lint]'
+	@touch $@
+
+install: $(VENV)/.base
+
+demo: $(VENV)/.base
+	$(BIN)/hanse run
+	$(BIN)/hanse chat --prompt "Hauptstadt von: Griechenland?"
+	$(BIN)/hanse verify release/atlas
+
+test: $(VENV)/.dev
+	$(BIN)/python -m pytest
+
+quick: $(VENV)/.dev
+	$(BIN)/python -m pytest -m "not slow"
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff format --check hanse tests bench
+	$(BIN)/ruff check hanse tests bench
+	$(BIN)/mypy hanse
+
+bench: $(VENV)/.dev
+	for file in bench/*.py; do $(BIN)/python $$file || exit; done
+
+clean:
+	rm -rf $(VENV) build *.egg-info

@@ -1,0 +1,93 @@
+"""What a person sees while a recipe runs: one heading a stage, a bar on long work, a table at the end. All on stderr."""
+
+from __future__ import annotations
+
+import time
+
+from rich.console import Console as RichConsole
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+from hanse.store.stage import Built
+
+PLAIN_SECONDS = 10.0  # between progress lines where there is no terminal to draw a bar on
+
+
+class Console:
+    """Headings, progress and warnings of a run."""
+
+    def __init__(self) -> None:
+        self.rich = RichConsole(stderr=True, highlight=False)
+        self.is_live = self.rich.is_terminal
+        self._bar: Progress | None = None
+        self._task: TaskID | None = None
+        self._label = ""
+        self._started = 0.0
+        self._printed = 0.0
+
+    def begin(self, title: str, ref: str) -> None:
+        """Open a stage."""
+        self._started = self._printed = time.monotonic()
+        self.rich.print(f"[bold]{title}[/bold]  [dim]{escape(ref)}[/dim]")
+
+    def end(self, built: Built) -> None:
+        """Close a stage: how long it took, or that nothing had to be done, or how it differs from the recipe."""
+        self._close()
+        seconds = time.monotonic() - self._started
+        if built.state == "made":
+            self.rich.print(f"  [green]made[/green] in {duration(seconds)}, sha256 {built.artifact.digest[:16]}")
+        elif built.state == "unchanged":
+            self.rich.print(f"  [dim]unchanged, {escape(built.artifact.ref)}[/dim]")
+        else:
+            self.warn(f"{built.artifact.ref} was made from another definition and is kept:")
+            for line in built.drift:
+                self.rich.print(f"    {escape(line)}")
+            self.rich.print("    To make the changed one, raise `version` in the recipe (or --set version=...).")
+
+    def progress(self, label: str, done: int, total: int | None) -> None:
+        """Report `done` of `total` units of long work; a bar on a terminal, a line now and then elsewhere."""
+        if not self.is_live:
+            self._plain(label, done, total)
+            return
+        if self._bar is None or label != self._label:
+            self._close()
+            columns = (TextColumn("  {task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+            self._bar = Progress(*columns, console=self.rich, transient=True)
+            self._bar.start()
+            self._task = self._bar.add_task(escape(label), total=total)
+            self._label = label
+        assert self._task is not None
+        self._bar.update(self._task, completed=done, total=total)
+        if total is not None and done >= total:
+            self._close()
+
+    def say(self, text: str) -> None:
+        """A plain line of the running stage."""
+        self._close()
+        self.rich.print(f"  {escape(text)}")
+
+    def warn(self, text: str) -> None:
+        """A line that asks for attention."""
+        self._close()
+        self.rich.print(f"  [yellow]warning:[/yellow] {escape(text)}")
+
+    def _plain(self, label: str, done: int, total: int | None) -> None:
+        now = time.monotonic()
+        if now - self._printed >= PLAIN_SECONDS:
+            self._printed = now
+            self.rich.print(f"  {escape(label)}: {done:,}" + (f" of {total:,}" if total else ""))
+
+    def _close(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+        self._bar, self._task, self._label = None, None, ""
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person says them: `8 s`, `3 min 20 s`, `2 h 5 min`."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"

@@ -1,0 +1,267 @@
+"""A recipe as a list of stages, in order. Each stage is a function from its section and input artifacts to one artifact.
+
+dataset -> conversations -> tokenizer -> shards -> model (base) -> model (tuned) -> evaluation -> release
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hanse.errors import InputError
+from hanse.recipe import Recipe, Source, Tune
+from hanse.store.stage import Artifact, Built, Store, Work
+
+if TYPE_CHECKING:
+    from hanse.console import Console
+    from hanse.runtime import Runtime
+
+Inputs = Mapping[str, Artifact]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What makes one artifact: its name, what defines it, what it reads, and the function that writes it."""
+
+    kind: str
+    name: str
+    title: str
+    definition: Callable[[], dict[str, Any]]
+    inputs: tuple[str, ...]  # "kind/name" of earlier stages
+    make: Callable[[Work, Inputs], None]
+
+    @property
+    def key(self) -> str:
+        """`kind/name`, by which later stages name it as their input."""
+        return f"{self.kind}/{self.name}"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run left behind: every stage's artifact, whether it was made now, and what drifted from the recipe."""
+
+    built: tuple[Built, ...]
+
+    def artifact(self, kind: str) -> Artifact | None:
+        """The last artifact of a kind."""
+        return next((b.artifact for b in reversed(self.built) if b.artifact.kind == kind), None)
+
+
+def run(recipe: Recipe, store: Store, *, runtime: Runtime, console: Console, until: str | None = None) -> Outcome:
+    """Carry out a recipe; what is there already and unchanged is not made again.
+
+    Raises:
+        InputError: bad input in any stage. Stages that finished are kept.
+        Interrupted: a stop was asked for; the running stage has saved what it can resume from.
+    """
+    planned = stages(recipe, runtime=runtime, console=console)
+    if until is not None and until not in {stage.kind for stage in planned}:
+        known = ", ".join(dict.fromkeys(stage.kind for stage in planned))
+        raise InputError(f"--until {until}: this recipe makes {known}.")
+    done: dict[str, Built] = {}
+    with store.lock(recipe.name):
+        for stage in planned:
+            console.begin(stage.title, f"{stage.key}/{recipe.version}")
+            built = store.build(
+                stage.kind,
+                stage.name,
+                recipe.version,
+                definition=stage.definition(),
+                inputs={key: done[key].artifact for key in stage.inputs},
+                make=_with(stage.make, {key: done[key].artifact for key in stage.inputs}),
+            )
+            done[stage.key] = built
+            console.end(built)
+            if stage.kind == until and not any(s.kind == until for s in planned[planned.index(stage) + 1 :]):
+                break
+    return Outcome(tuple(done.values()))
+
+
+def _with(make: Callable[[Work, Inputs], None], inputs: Inputs) -> Callable[[Work], None]:
+    return lambda work: make(work, inputs)
+
+
+def stages(recipe: Recipe, *, runtime: Runtime, console: Console) -> list[Stage]:
+    """The stages of a recipe, in the order in which they run."""
+    dataset, tokenizer, shards = (f"{kind}/{recipe.name}" for kind in ("dataset", "tokenizer", "shards"))
+    conversations = f"conversations/{recipe.name}" if _talking(recipe) else None
+    base = f"model/{recipe.name}-base"
+    plan = [
+        _dataset(recipe, console),
+        *([_conversations(recipe)] if conversations else []),
+        _tokenizer(recipe, dataset, conversations, console),
+        _shards(recipe, dataset, tokenizer, console),
+        _pretrain(recipe, base, shards, tokenizer, runtime, console),
+    ]
+    model = base
+    for number, tune in enumerate(recipe.tune, 1):
+        last = number == len(recipe.tune)
+        tuned = f"model/{recipe.name}-{'chat' if last else f'tune{number}'}"
+        assert conversations is not None  # recipe.py checked that every tune names a source of conversations
+        plan.append(_tune(recipe, tune, tuned, model, conversations, runtime, console))
+        model = tuned
+    evaluation = f"evaluation/{model.removeprefix('model/')}"
+    plan.append(_evaluation(recipe, evaluation, model, shards, conversations, runtime, console))
+    plan.append(_release(recipe, model, evaluation))
+    return plan
+
+
+def _talking(recipe: Recipe) -> tuple[Source, ...]:
+    return tuple(s for s in recipe.source if s.kind == "conversations" or any(t.source == s.name for t in recipe.tune))
+
+
+def _stage(key: str, title: str, definition, inputs: list[str], make) -> Stage:
+    kind, name = key.split("/")
+    return Stage(kind, name, title, definition, tuple(inputs), make)
+
+
+def _identity(source: Source) -> dict[str, Any]:
+    """What a source is: its declaration and the content of its files, not where they lie."""
+    identity = source.model_dump(mode="json", exclude={"path"})
+    if source.kind == "atlas":
+        from hanse.data import atlas
+
+        return {**identity, "generated_from": atlas.sources()}
+    from hanse.data.sources import files
+
+    return {**identity, "files": {path.name: _file_digest(path) for path in files(source)}}
+
+
+def _file_digest(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}).") from None
+
+
+def _dataset(recipe: Recipe, console: Console) -> Stage:
+    def definition() -> dict[str, Any]:
+        return {
+            "languages": list(recipe.languages),
+            "seed": recipe.seed,
+            "curate": recipe.curate.model_dump(mode="json"),
+            "source": [_identity(source) for source in recipe.text_sources()],
+        }
+
+    def make(work: Work, inputs: Inputs) -> None:
+        from hanse.data.curate import curate
+
+        curate(
+            work, recipe.text_sources(), recipe.curate,
+            languages=recipe.languages, seed=recipe.seed, progress=console.progress,
+        )  # fmt: skip
+
+    return _stage(f"dataset/{recipe.name}", "Curate", definition, [], make)
+
+
+def _conversations(recipe: Recipe) -> Stage:
+    talking = _talking(recipe)
+
+    def definition() -> dict[str, Any]:
+        return {
+            "languages": list(recipe.languages),
+            "seed": recipe.seed,
+            "licences": list(recipe.curate.licences),
+            "source": [_identity(source) for source in talking],
+        }
+
+    def make(work: Work, inputs: Inputs) -> None:
+        from hanse.data.conversations import gather
+
+        gather(work, talking, recipe.curate, languages=recipe.languages, seed=recipe.seed)
+
+    return _stage(f"conversations/{recipe.name}", "Conversations", definition, [], make)
+
+
+def _tokenizer(recipe: Recipe, dataset: str, conversations: str | None, console: Console) -> Stage:
+    def definition() -> dict[str, Any]:
+        return {"tokenizer": recipe.tokenizer.model_dump(mode="json"), "seed": recipe.seed}
+
+    def make(work: Work, inputs: Inputs) -> None:
+        from hanse.data import conversations as talk
+        from hanse.data.tokenizer import train_tokenizer
+        from hanse.tune.template import CHAT_TEMPLATE
+
+        train_tokenizer(
+            work, inputs[dataset].path, recipe.tokenizer,
+            chat_template=CHAT_TEMPLATE,
+            extra_texts=talk.texts(inputs[conversations].path) if conversations else (),
+            progress=console.progress,
+        )  # fmt: skip
+
+    return _stage(f"tokenizer/{recipe.name}", "Tokenizer", definition, [dataset, *filter(None, [conversations])], make)
+
+
+def _shards(recipe: Recipe, dataset: str, tokenizer: str, console: Console) -> Stage:
+    def make(work: Work, inputs: Inputs) -> None:
+        from hanse.data.shards import write_shards
+
+        write_shards(work, inputs[dataset].path, inputs[tokenizer].path, seed=recipe.seed, progress=console.progress)
+
+    return _stage(f"shards/{recipe.name}", "Shards", lambda: {"seed": recipe.seed}, [dataset, tokenizer], make)
+
+
+def _pretrain(recipe: Recipe, key: str, shards: str, tokenizer: str, runtime: Runtime, console: Console) -> Stage:
+    def definition() -> dict[str, Any]:
+        return {
+            "model": recipe.model.model_dump(mode="json"),
+            "pretrain": recipe.pretrain.model_dump(mode="json", exclude={"checkpoint_seconds", "compile"}),
+            "seed": recipe.seed,
+        }
+
+    def make(work: Work, inputs: Inputs) -> None:
+        from hanse.train.pretrain import pretrain
+
+        pretrain(work, recipe, shards=inputs[shards].path, tokenizer=inputs[tokenizer].path, runtime=runtime, console=console)
+
+    return _stage(key, "Pre-train", definition, [shards, tokenizer], make)
+
+
+def _tune(recipe: Recipe, tune: Tune, key: str, model: str, talk: str, runtime: Runtime, console: Console) -> Stage:
+    def definition() -> dict[str, Any]:
+        return {"tune": tune.model_dump(mode="json", exclude={"checkpoint_seconds", "compile"}), "seed": recipe.seed}
+
+    def make(work: Work, inputs: Inputs) -> None:
+        from hanse.tune.sft import finetune
+
+        finetune(
+            work, tune, model=inputs[model].path, conversations=inputs[talk].path, seed=recipe.seed,
+            runtime=runtime, console=console,
+        )  # fmt: skip
+
+    return _stage(key, "Tune", definition, [model, talk], make)
+
+
+def _evaluation(
+    recipe: Recipe, key: str, model: str, shards: str, talk: str | None, runtime: Runtime, console: Console
+) -> Stage:
+    def definition() -> dict[str, Any]:
+        return {"evaluate": recipe.evaluate.model_dump(mode="json"), "seed": recipe.seed}
+
+    def make(work: Work, inputs: Inputs) -> None:
+        from hanse.evaluate.scores import evaluate
+
+        evaluate(
+            work,
+            model_folder=inputs[model].path,
+            shards_folder=inputs[shards].path,
+            conversations_folder=inputs[talk].path if talk and recipe.tune else None,
+            settings=recipe.evaluate, runtime=runtime, seed=recipe.seed, progress=console.progress,
+        )  # fmt: skip
+
+    return _stage(key, "Evaluate", definition, [model, shards, *([talk] if talk else [])], make)
+
+
+def _release(recipe: Recipe, model: str, evaluation: str) -> Stage:
+    def definition() -> dict[str, Any]:
+        release = recipe.release.model_dump(mode="json", exclude={"key"})
+        return {"release": release, "languages": list(recipe.languages), "description": recipe.description}
+
+    def make(work: Work, inputs: Inputs) -> None:
+        raise NotImplementedError
+
+    return _stage(f"release/{recipe.name}", "Release", definition, [model, evaluation], make)

@@ -1,0 +1,374 @@
+"""A recipe: what to make, as typed TOML. Where it runs is decided in `runtime.py`, never here.
+
+Every key that is not known is an error with a suggestion; every default is printed by `hanse run --dry-run`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import sys
+import tomllib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from hanse.errors import InputError
+from hanse.languages import EU24, LANGUAGES
+
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+Positive = Annotated[int, Field(gt=0)]
+Rate = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+
+
+class Section(BaseModel):
+    """A part of the recipe: frozen, and closed against unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Source(Section):
+    """One body of text, with the rights that it came with.
+
+    `path` is a file, a folder or a glob, relative to the recipe's folder. `licence` (SPDX) stands for documents that
+    carry none themselves; a document without any is quarantined.
+    """
+
+    name: Name
+    kind: Literal["atlas", "jsonl", "parquet", "text", "conversations"]
+    path: str = ""
+    licence: str | None = None
+    licence_basis: Literal["stated", "detected", "contract", "public-domain", "generated", "unknown"] = "unknown"
+    rights_holder: str = ""
+    obtained: Literal["public-dataset", "licensed", "crawl", "user", "synthetic", "other", "unknown"] = "unknown"
+    period: str = ""
+    url: str = ""
+    reservation: Literal["none", "reserved", "unknown"] = "unknown"
+    heldout_share: Share = 0.05  # of conversations; the other kinds are split by [curate] validation_share
+
+    @model_validator(mode="after")
+    def _path_fits_kind(self) -> Source:
+        if self.kind == "atlas" and self.path:
+            raise ValueError("path: the atlas is embedded and takes no path")
+        if self.kind != "atlas" and not self.path:
+            raise ValueError("path: missing; name the file, folder or glob to read")
+        return self
+
+
+class Curate(Section):
+    """Which documents stay. Everything read is annotated; this policy selects."""
+
+    licences: tuple[str, ...] = (
+        "CC0-1.0", "CC-BY-4.0", "CC-BY-3.0", "CC-BY-SA-4.0", "CC-BY-SA-3.0", "EUPL-1.2", "MPL-2.0", "MIT",
+        "Apache-2.0", "BSD-3-Clause", "Unicode-3.0", "PDDL-1.0", "ODC-By-1.0", "Etalab-2.0",
+    )  # fmt: skip
+    min_characters: Positive = 20
+    max_characters: Positive = 5_000_000
+    identify_language: bool = True
+    min_language_score: Share = 0.5
+    max_quarantine_share: Share = 0.01
+    validation_share: Share = 0.02
+    on_unknown_reservation: Literal["keep", "drop"] = "keep"
+
+    @model_validator(mode="after")
+    def _bounds(self) -> Curate:
+        if self.min_characters > self.max_characters:
+            raise ValueError("min_characters: larger than max_characters")
+        if not self.licences:
+            raise ValueError("licences: the allow-list is empty, so no document could stay")
+        return self
+
+
+class Tokenizer(Section):
+    """Byte-level BPE with the Llama-3 split."""
+
+    vocab_size: Annotated[int, Field(ge=320, le=1_000_000)] = 8192
+    sample_bytes: Positive = 200_000_000
+    language_temperature: Annotated[float, Field(ge=1.0, le=100.0)] = 2.0
+
+
+class Model(BaseModel):
+    """The architecture: `size` derives every shape; any Hugging Face key overrides one of them."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    family: Literal["deepseek_v3"] = "deepseek_v3"
+    size: Annotated[str, Field(pattern=r"^[0-9]+(\.[0-9]+)?[KMB]$")] = "3M"
+
+    @model_validator(mode="after")
+    def _known_keys(self) -> Model:
+        known = _model_keys()
+        for key in self.overrides:
+            if key not in known:
+                raise ValueError(f"{key}: unknown key.{_suggestion(key, [*known, 'size', 'family'])}")
+        return self
+
+    @property
+    def overrides(self) -> dict[str, Any]:
+        """The Hugging Face keys given beside the size."""
+        return dict(self.__pydantic_extra__ or {})
+
+
+class Training(Section):
+    """How weights move, in pre-training and tuning alike. Units: tokens, shares of all steps, seconds."""
+
+    sequence_length: Annotated[int, Field(ge=16, le=1_048_576)] = 256
+    batch_tokens: Positive = 8192
+    micro_batch_tokens: Positive | None = None
+    learning_rate: Rate = 0.02  # of the matrices, by Muon
+    adam_learning_rate: Rate = 0.004  # of everything else
+    weight_decay: Annotated[float, Field(ge=0.0)] = 0.01
+    warmup_share: Share = 0.02
+    decay_share: Share = 0.4
+    gradient_clip: Rate = 1.0
+    router_bias_rate: Annotated[float, Field(ge=0.0)] = 0.001
+    checkpoint_seconds: Positive = 60
+    compile: bool = False
+
+    @model_validator(mode="after")
+    def _batch_fits(self) -> Training:
+        micro = self.micro_batch_tokens or self.sequence_length
+        for key, value in (("batch_tokens", self.batch_tokens), ("micro_batch_tokens", micro)):
+            if value % self.sequence_length:
+                raise ValueError(f"{key}: {value} is not a multiple of sequence_length {self.sequence_length}")
+        if self.batch_tokens % micro:
+            raise ValueError(f"micro_batch_tokens: {micro} does not divide batch_tokens {self.batch_tokens}")
+        if self.warmup_share + self.decay_share > 1:
+            raise ValueError("warmup_share: warmup_share + decay_share is more than the whole run")
+        return self
+
+
+class Pretrain(Training):
+    """Learning to predict the next token of running text."""
+
+    budget_tokens: Positive = 20_000_000
+    mtp_weight: Annotated[float, Field(ge=0.0)] = 0.0
+    language_temperature: Annotated[float, Field(ge=1.0, le=100.0)] = 1.0
+
+    @model_validator(mode="after")
+    def _budget_fits(self) -> Pretrain:
+        if self.budget_tokens < self.batch_tokens:
+            raise ValueError(f"budget_tokens: less than one batch of {self.batch_tokens} tokens")
+        return self
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps in the budget."""
+        return self.budget_tokens // self.batch_tokens
+
+
+class Tune(Training):
+    """Supervised fine-tuning on the conversations of one source; the loss is on the assistant's part only."""
+
+    kind: Literal["sft"] = "sft"
+    source: Name
+    epochs: Annotated[float, Field(gt=0.0, le=1000.0)] = 3.0
+    learning_rate: Rate = 0.01
+    adam_learning_rate: Rate = 0.002
+    weight_decay: Annotated[float, Field(ge=0.0)] = 0.0
+    decay_share: Share = 0.5
+
+
+class Evaluate(Section):
+    """What is measured on text and questions that training never saw."""
+
+    bits_per_byte: bool = True
+    exact_answer: bool = True
+    validation_bytes_per_language: Positive = 200_000
+    items_per_language: Positive = 400
+    bootstrap: Annotated[int, Field(ge=100, le=100_000)] = 1000
+
+
+class Release(Section):
+    """How the model is published. `key` is a P-256 private key in PEM; it is made where none is."""
+
+    licence: str = "Apache-2.0"
+    title: str = ""
+    contact: str = ""
+    key: str = ""
+
+
+class Recipe(Section):
+    """The whole recipe."""
+
+    name: Name
+    version: Name = "1"
+    description: str = ""
+    languages: tuple[str, ...] = EU24
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    source: Annotated[tuple[Source, ...], Field(min_length=1)]
+    curate: Curate = Curate()
+    tokenizer: Tokenizer = Tokenizer()
+    model: Model = Model()
+    pretrain: Pretrain = Pretrain()
+    tune: tuple[Tune, ...] = ()
+    evaluate: Evaluate = Evaluate()
+    release: Release = Release()
+
+    @field_validator("version", mode="before")
+    @classmethod
+    def _version_text(cls, value: object) -> object:
+        return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
+
+    @field_validator("languages", mode="before")
+    @classmethod
+    def _language_group(cls, value: object) -> object:
+        return EU24 if value == "eu24" else value
+
+    @model_validator(mode="after")
+    def _parts_fit(self) -> Recipe:
+        for code in self.languages:
+            if code not in LANGUAGES:
+                raise ValueError(f"languages: '{code}' is not served.{_suggestion(code, LANGUAGES)}")
+        if not self.languages or len(set(self.languages)) != len(self.languages):
+            raise ValueError("languages: name each language once, and at least one")
+        names = [source.name for source in self.source]
+        if len(set(names)) != len(names):
+            raise ValueError("source: two sources have the same name")
+        if all(source.kind == "conversations" for source in self.source):
+            raise ValueError("source: no source of running text to pre-train on")
+        for tune in self.tune:
+            if tune.source not in names:
+                raise ValueError(
+                    f"tune: source '{tune.source}' is not among the sources.{_suggestion(tune.source, names)}"
+                )
+            if self.source[names.index(tune.source)].kind not in ("atlas", "conversations"):
+                raise ValueError(
+                    f"tune: source '{tune.source}' holds running text; name one of kind conversations or atlas"
+                )
+        return self
+
+    def text_sources(self) -> tuple[Source, ...]:
+        """The sources that pre-training reads."""
+        return tuple(source for source in self.source if source.kind != "conversations")
+
+
+def load(path: Path, settings: Iterable[str] = ()) -> Recipe:
+    """Read a recipe and apply `--set section.key=value` on top.
+
+    Args:
+        path: the TOML file; paths in it are relative to its folder.
+        settings: `section.key=value` strings; the value is TOML, or a bare string; `tune.0.epochs=2` reaches into
+            lists; a path given here is relative to the current folder.
+
+    Raises:
+        InputError: the file cannot be read, is not TOML, or holds a key or value that does not fit.
+    """
+    try:
+        data = tomllib.loads(path.read_bytes().decode("utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such recipe. The recipes that come with Hanse: atlas, laptop, europe.") from None
+    except IsADirectoryError:
+        raise InputError(f"{path}: is a folder; name the recipe file in it.") from None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}).") from None
+    except UnicodeDecodeError:
+        raise InputError(f"{path}: is not UTF-8 text.") from None
+    except tomllib.TOMLDecodeError as error:
+        raise InputError(f"{path}: is not valid TOML: {error}.") from None
+    _make_paths_absolute(data, path.parent)
+    for setting in settings:
+        _apply(data, setting)
+    _make_paths_absolute(data, Path.cwd())
+    return parse(data, where=str(path))
+
+
+def embedded() -> Path:
+    """The recipe that runs when none is named: beside the package in a checkout, else where pip put it."""
+    places = [Path(__file__).parents[1] / "recipes", Path(sys.prefix) / "share" / "hanse" / "recipes"]
+    return next((p / "atlas.toml" for p in places if (p / "atlas.toml").is_file()), places[-1] / "atlas.toml")
+
+
+def parse(data: Mapping[str, Any], *, where: str) -> Recipe:
+    """Check a recipe's data. Raises InputError that names file, section, key and, for a misspelling, the likely key."""
+    try:
+        return Recipe.model_validate(data)
+    except ValidationError as error:
+        raise InputError(f"{where}: {_sentence(error)}") from None
+
+
+def _apply(data: dict[str, Any], setting: str) -> None:
+    key, separator, value = setting.partition("=")
+    if not separator or not key.strip():
+        raise InputError(f"--set {setting}: write section.key=value, for example pretrain.budget_tokens=1000000.")
+    *parents, last = key.strip().split(".")
+    place: Any = data
+    for parent in parents:
+        if isinstance(place, list):
+            if not parent.isdigit() or int(parent) >= len(place):
+                raise InputError(f"--set {setting}: '{parent}' is not one of the {len(place)} entries; count from 0.")
+            place = place[int(parent)]
+        else:
+            place = place.setdefault(parent, {})
+        if not isinstance(place, dict | list):
+            raise InputError(f"--set {setting}: '{parent}' is a value, not a section.")
+    if isinstance(place, list):
+        raise InputError(
+            f"--set {setting}: '{parents[-1]}' is a list; say which entry, for example {parents[-1]}.0.{last}."
+        )
+    place[last] = _value(value.strip())
+
+
+def _value(text: str) -> Any:
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _sentence(error: ValidationError) -> str:
+    """The first problem of a recipe, as one sentence with its place and remedy."""
+    first = error.errors(include_url=False)[0]
+    *parents, key = first["loc"] or ("",)
+    message = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "value_error":  # our own rules already begin with the key
+        return f"{_place(first['loc'])}{message}{'' if message.endswith(('?', '.')) else '.'}"
+    if first["type"] == "extra_forbidden":
+        return f"{_place(parents)}{key}: unknown key.{_suggestion(str(key), _keys(parents))}"
+    if first["type"] == "missing":
+        return f"{_place(parents)}{key}: missing; the recipe has to say it."
+    given = first.get("input")
+    shown = f" (given: {given!r})" if isinstance(given, str | int | float | bool) else ""
+    return f"{_place(parents)}{key}: {message}{shown}."
+
+
+def _place(location: Iterable[int | str]) -> str:
+    names = [str(part) if isinstance(part, str) else f"#{part}" for part in location]
+    return f"[{' '.join(names)}] " if names else ""
+
+
+def _keys(location: Iterable[int | str]) -> list[str]:
+    section: type[BaseModel] = Recipe
+    for part in location:
+        if isinstance(part, str):
+            annotation = section.model_fields[part].annotation
+            inner = [a for a in (annotation, *get_args(annotation)) if isinstance(a, type) and issubclass(a, BaseModel)]
+            section = inner[0] if inner else section
+    return list(section.model_fields)
+
+
+def _suggestion(word: str, known: Iterable[str]) -> str:
+    known = list(known)
+    close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    shuffled = [k for k in known if sorted(k.split("_")) == sorted(word.split("_"))]
+    parts = [k for k in known if set(word.split("_")) & set(k.split("_"))]
+    best = (shuffled or close or parts)[:1]
+    return f" Did you mean {best[0]}?" if best else f" Known here: {', '.join(known)}."
+
+
+def _model_keys() -> tuple[str, ...]:
+    from hanse.model.config import ModelConfig  # torch-free
+
+    return tuple(ModelConfig.__dataclass_fields__)
+
+
+def _make_paths_absolute(data: Mapping[str, Any], folder: Path) -> None:
+    """Anchor the relative paths of data that is not checked yet, so anything of another shape is left alone."""
+    sources = data.get("source")
+    sections = [*sources, data.get("release")] if isinstance(sources, list) else [data.get("release")]
+    for section in sections:
+        for key in ("path", "key") if isinstance(section, dict) else ():
+            if isinstance(section.get(key), str) and section[key]:
+                section[key] = str((folder / Path(section[key]).expanduser()).absolute())
