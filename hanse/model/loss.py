@@ -1,0 +1,121 @@
+"""Cross entropy over counted positions only, without ever holding all logits.
+
+Legend: B batch, T positions, M counted positions, D hidden, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from hanse.errors import InputError
+from hanse.model.attention import Layout, rotation
+from hanse.model.transformer import Transformer
+
+NOT_COUNTED = -100
+# Logits of one chunk, in numbers: 4 Mi float32 are 16 MiB, which a CPU's last-level cache holds.
+_CHUNK = 1 << 22
+
+
+class _ChunkedCrossEntropy(torch.autograd.Function):
+    """Summed cross entropy of hidden @ head.T; both gradients are made chunk by chunk while the logits are there.
+
+    So no logits are kept or recomputed, at the price of one head-sized buffer between forward and backward.
+    """
+
+    @staticmethod
+    def forward(ctx, hidden_MD, head_VD, targets_M):
+        needs = ctx.needs_input_grad[0] or ctx.needs_input_grad[1]
+        d_hidden = torch.empty_like(hidden_MD) if needs else None
+        d_head = torch.zeros_like(head_VD, dtype=torch.float32) if needs else None
+        total = torch.zeros((), device=hidden_MD.device, dtype=torch.float64)
+        rows = max(1, _CHUNK // head_VD.shape[0])
+        for begin in range(0, len(targets_M), rows):
+            hidden, target = hidden_MD[begin : begin + rows], targets_M[begin : begin + rows].unsqueeze(1)
+            scores = torch.log_softmax(hidden @ head_VD.T, -1, dtype=torch.float32)
+            total -= scores.gather(1, target).sum(dtype=torch.float64)
+            if d_hidden is not None and d_head is not None:
+                d_scores = scores.exp_()
+                d_scores.scatter_add_(1, target, torch.full_like(target, -1, dtype=d_scores.dtype))
+                d_scores = d_scores.to(head_VD.dtype)
+                torch.mm(d_scores, head_VD, out=d_hidden[begin : begin + rows])
+                if head_VD.dtype == torch.float32:
+                    d_head.addmm_(d_scores.T, hidden)
+                else:
+                    d_head += d_scores.T @ hidden
+        if d_hidden is not None and d_head is not None:
+            ctx.save_for_backward(d_hidden, d_head)
+        return total.float()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        d_hidden, d_head = ctx.saved_tensors
+        return d_hidden * gradient, d_head * gradient, None
+
+
+def next_token_loss(model: Transformer, hidden_BTD: Tensor, targets_BT: Tensor) -> tuple[Tensor, int]:
+    """Cross entropy in nats, summed over counted positions, and their number.
+
+    Args:
+        model: gives the output head.
+        hidden_BTD: what `model.forward` returned.
+        targets_BT: the token that each position should predict; -100 is not counted.
+
+    Raises:
+        InputError: if no position is counted: a mean over nothing would silently be NaN.
+    """
+    targets_N = targets_BT.flatten()
+    counted_M = (targets_N != NOT_COUNTED).nonzero().squeeze(1)
+    count = len(counted_M)
+    if count == 0:
+        raise InputError(
+            "A training batch has no position to learn from: every target is masked; check the data's targets."
+        )
+    hidden_MD = hidden_BTD.flatten(0, -2)
+    if count < len(targets_N):
+        hidden_MD, targets_N = hidden_MD[counted_M], targets_N[counted_M]
+    head_VD = model.head_VD
+    device = hidden_BTD.device.type
+    if torch.is_autocast_enabled(device):
+        dtype = torch.get_autocast_dtype(device)
+        hidden_MD, head_VD = hidden_MD.to(dtype), head_VD.to(dtype)
+    return _ChunkedCrossEntropy.apply(hidden_MD, head_VD, targets_N), count
+
+
+def multi_token_loss(
+    model: Transformer,
+    hidden_BTD: Tensor,
+    tokens_BT: Tensor,
+    targets_BT: Tensor,
+    documents_BT: Tensor | None = None,
+) -> tuple[Tensor, int]:
+    """Cross entropy of the multi-token block, which at position i knows token i + 1 and predicts token i + 2.
+
+    Position i counts if `targets_BT` counts at i + 1 and tokens i and i + 1 are of one document.
+
+    Args:
+        hidden_BTD: what `model.forward` returned for these tokens and documents.
+
+    Returns:
+        Summed loss in nats and the number of counted positions; (0, 0) if there are none, as in a batch of
+        one-token answers.
+
+    Raises:
+        ValueError: if the model has no multi-token block.
+    """
+    if model.mtp is None:
+        raise ValueError("this model has no multi-token block (num_nextn_predict_layers = 0)")
+    targets = targets_BT[:, 1:]
+    documents = None
+    if documents_BT is not None:
+        documents = documents_BT[:, :-1]
+        targets = targets.masked_fill(documents_BT[:, 1:] != documents, NOT_COUNTED)
+    if not bool((targets != NOT_COUNTED).any()):
+        return hidden_BTD.sum() * 0.0, 0
+    next_tokens = tokens_BT[:, 1:]
+    layout = Layout.of(next_tokens, documents)
+    turns_NR = rotation(layout.positions_N, model.config.qk_rope_head_dim, model.config.rope_theta)
+    embedded_ND = F.embedding(layout.pack(next_tokens), model.embed_tokens)
+    predicted_ND = model.mtp(layout.pack(hidden_BTD[:, :-1]), embedded_ND, turns_NR, layout)
+    return next_token_loss(model, layout.unpack(predicted_ND, next_tokens.shape), targets)
