@@ -25,7 +25,8 @@ from tokenizers import Tokenizer
 
 from hanse.errors import InputError
 
-TEMPLATE_FILE = Path(__file__).with_name("chat_template.jinja")
+#: The Jinja source that a model folder carries as `chat_template.jinja`.
+CHAT_TEMPLATE = Path(__file__).with_name("chat_template.jinja").read_text(encoding="utf-8")
 END_OF_TURN = "<|end_of_turn|>"
 END_OF_TEXT = "<|end_of_text|>"
 #: Every token that structures a conversation or a document; the tokenizer holds each as one special token.
@@ -56,11 +57,6 @@ class Rendered:
 
     ids: list[int]
     is_assistant: list[bool]
-
-
-def template_text() -> str:
-    """The Jinja source that a model folder carries as `chat_template.jinja`."""
-    return TEMPLATE_FILE.read_text(encoding="utf-8")
 
 
 def render(
@@ -208,7 +204,7 @@ def _compiled() -> jinja2.Template:
     )
     environment.filters["tojson"] = _to_json
     environment.globals["raise_exception"] = _refuse
-    return environment.from_string(template_text())
+    return environment.from_string(CHAT_TEMPLATE)
 
 
 def _refuse(message: str) -> None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from hanse.errors import InputError
-from hanse.tune.template import SPECIAL_TOKENS, encode_text, render, render_all, template_text
+from hanse.tune.template import CHAT_TEMPLATE, SPECIAL_TOKENS, encode_text, render, render_all
 
 LLAMA_SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
@@ -69,7 +69,7 @@ def tokenizer() -> Tokenizer:
 def theirs(tokenizer: Tokenizer) -> Any:
     transformers = pytest.importorskip("transformers")
     wrapped = transformers.PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(tokenizer.to_str()))
-    wrapped.chat_template = template_text()
+    wrapped.chat_template = CHAT_TEMPLATE
     return wrapped
 
 

@@ -1,0 +1,137 @@
+"""Exact answers: the share of held-out questions to which the greedy answer is the expected one, letter by letter.
+
+A question counts only if its answer differs from the English one: otherwise a model that answers everything in English
+would look multilingual (up to 125 of 249 country names are the same in Danish). In English every question counts.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import unicodedata
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hanse.errors import InputError
+from hanse.evaluate.scores import Measured
+from hanse.tune.template import encode_text, render_all
+
+if TYPE_CHECKING:
+    from hanse.serve.engine import Engine
+
+Progress = Callable[[str, int, int | None], None]
+#: Prompts between two reports of progress; more in one call means fewer, fuller batches.
+PROMPTS_AT_ONCE = 4096
+
+
+@dataclass(frozen=True)
+class Item:
+    """A question with its expected answer; `messages` end before the answer."""
+
+    id: str
+    language: str
+    task: str
+    messages: tuple[Mapping[str, Any], ...]
+    expected: str
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the model gave for an item."""
+
+    item: Item
+    given: str
+
+    @property
+    def is_correct(self) -> bool:
+        """Same text after NFC and without white space around it; upper and lower case are not the same."""
+        return normalise(self.given) == normalise(self.item.expected)
+
+    def measured(self) -> Measured:
+        return Measured(self.item.language, self.item.task, float(self.is_correct), 1.0)
+
+    def row(self) -> dict[str, Any]:
+        """The line of `answers.jsonl`."""
+        return {
+            "id": self.item.id,
+            "language": self.item.language,
+            "task": self.item.task,
+            "question": self.item.messages[-1]["content"] if self.item.messages else "",
+            "expected": self.item.expected,
+            "given": self.given,
+            "correct": self.is_correct,
+        }
+
+
+def normalise(text: str) -> str:
+    """NFC, stripped: what two spellings of one answer may differ in."""
+    return unicodedata.normalize("NFC", text).strip()
+
+
+def read_items(path: Path) -> Iterator[Item]:
+    """The questions of a `heldout.jsonl` that count.
+
+    Raises:
+        InputError: if a line is no conversation that ends with an answer.
+    """
+    with path.open(encoding="utf-8") as lines:
+        for number, line in enumerate(lines, 1):
+            try:
+                item = _item(json.loads(line))
+            except (ValueError, KeyError, TypeError, IndexError) as error:
+                raise InputError(
+                    f"{path}, line {number}: no conversation that ends with an answer ({error})."
+                ) from error
+            if item is not None:
+                yield item
+
+
+def _item(row: Mapping[str, Any]) -> Item | None:
+    messages = row["messages"]
+    if messages[-1]["role"] != "assistant":
+        raise ValueError("the last message is not the assistant's")
+    expected = row.get("answer")
+    if expected is None:  # conversation without one right answer
+        return None
+    in_english = row.get("answer_en")
+    if row["language"] != "en" and in_english is not None and normalise(in_english) == normalise(expected):
+        return None
+    return Item(row["id"], row["language"], row["task"], tuple(messages[:-1]), expected)
+
+
+def choose(items: Iterable[Item], *, per_language: int, seed: int) -> list[Item]:
+    """At most `per_language` items of each language, drawn by a keyed hash of their ids; sorted by language and id."""
+    of_language: dict[str, list[Item]] = defaultdict(list)
+    for item in items:
+        of_language[item.language].append(item)
+
+    def draw(item: Item) -> bytes:
+        return hashlib.sha256(f"{seed}/exact_answer/{item.id}".encode()).digest()
+
+    return [
+        item
+        for language in sorted(of_language)
+        for item in sorted(sorted(of_language[language], key=draw)[:per_language], key=lambda item: item.id)
+    ]
+
+
+def answer(engine: Engine, items: Sequence[Item], *, progress: Progress | None = None) -> list[Answer]:
+    """Ask every question once, greedily."""
+    prompts = render_all(engine.tokenizer, [item.messages for item in items], add_generation_prompt=True)
+    # An answer may be spelled with other tokens than ours, but one far longer than the expected text is wrong anyway.
+    limits = [2 * len(encode_text(engine.tokenizer, item.expected)) + 4 for item in items]
+    # Alike lengths together: rows of a batch have the same length, and a slice should fill its batches.
+    order = sorted(range(len(items)), key=lambda index: (len(prompts[index].ids), index))
+    given: dict[int, str] = {}
+    for start in range(0, len(order), PROMPTS_AT_ONCE):
+        slice_ = order[start : start + PROMPTS_AT_ONCE]
+        completions = engine.complete(
+            [prompts[index].ids for index in slice_], max_tokens=[limits[index] for index in slice_]
+        )
+        given |= {index: engine.text(ids) for index, ids in zip(slice_, completions, strict=True)}
+        if progress is not None:
+            progress("questions", len(given), len(items))
+    return [Answer(item, given[index]) for index, item in enumerate(items)]
