@@ -1,0 +1,52 @@
+"""A tokenizer of bare bytes and a random model: enough to be wrong with."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+
+from hanse.model.config import ModelConfig
+from hanse.model.transformer import Transformer
+from hanse.runtime import Runtime
+from hanse.serve.engine import Engine
+from hanse.tune.template import SPECIAL_TOKENS
+
+CONFIG = ModelConfig(
+    vocab_size=272,
+    hidden_size=48,
+    intermediate_size=96,
+    num_hidden_layers=3,
+    num_attention_heads=4,
+    q_lora_rank=24,
+    kv_lora_rank=16,
+    qk_nope_head_dim=12,
+    qk_rope_head_dim=8,
+    v_head_dim=12,
+    moe_intermediate_size=32,
+    n_routed_experts=4,
+    num_experts_per_tok=2,
+    first_k_dense_replace=1,
+    max_position_embeddings=128,
+    initializer_range=0.3,  # wide, so that the greedy text is not one token for ever
+)
+
+
+@pytest.fixture(scope="session")
+def tokenizer() -> Tokenizer:
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    built = Tokenizer(models.BPE(vocab={letter: number for number, letter in enumerate(letters)}, merges=[]))
+    built.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIAL_TOKENS])
+    built.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    built.decoder = decoders.ByteLevel()
+    return built
+
+
+@pytest.fixture(scope="session")
+def model() -> Transformer:
+    return Transformer(CONFIG).init_weights(torch.Generator().manual_seed(5)).eval()
+
+
+@pytest.fixture(scope="session")
+def engine(model: Transformer, tokenizer: Tokenizer) -> Engine:
+    return Engine(model, tokenizer, Runtime(device=torch.device("cpu")))
