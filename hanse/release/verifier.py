@@ -211,8 +211,8 @@ def _check_contents(
                 problems.append(Problem(path, f"is not the one that {name} was recorded with"))
     recorded = {digest for files in subjects.values() for digest in files.values()}
     for path, digest in digests.items():
-        is_copy = path.startswith(f"{PROVENANCE}/") and path.endswith((".parquet", ".SHA256SUMS"))
-        if is_copy and digest not in recorded:
+        is_copy = path.startswith(f"{PROVENANCE}/") and not path.endswith(".json")
+        if (is_copy or path.startswith("evaluation/")) and digest not in recorded:
             problems.append(Problem(path, "is named by no record"))
 
 

@@ -53,6 +53,8 @@ def check_file_name(name: str) -> None:
         raise InputError(f"file name {name!r} is not UTF-8; rename the file.") from None
     if "\\" in name or any(ord(sign) < 32 or ord(sign) == 127 for sign in name):
         raise InputError(f"file name {name!r} holds a control character or a backslash; rename the file.")
+    if name == "-":  # to coreutils that is the standard input; hypothesis found it
+        raise InputError("a file may not be called '-'; rename it.")
     if any(part in ("", ".", "..") for part in name.split("/")):
         raise InputError(f"file name {name!r} is not a plain path inside the folder.")
 

@@ -74,7 +74,7 @@ def test_sums_equal_those_of_coreutils(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name", ["a\nb", "a\\b", "a\x7f", "/etc/passwd", "../up", "a/../b", "a//b", "./a", "", "a\ud800"]
+    "name", ["a\nb", "a\\b", "a\x7f", "/etc/passwd", "../up", "a/../b", "a//b", "./a", "", "-", "a\ud800"]
 )
 def test_a_name_that_sums_could_not_carry_is_refused(name):
     with pytest.raises(InputError):

@@ -1,0 +1,235 @@
+"""The model card: `README.md` with front matter for the Hugging Face Hub.
+
+A pure function of facts that records back. What nothing backs says "not recorded"; nothing is guessed.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from hanse.languages import LANGUAGES
+from hanse.release.attribution import Credit, cell, flags
+
+NOT_RECORDED = "not recorded"
+#: Licence identifiers that the Hub knows, in its lower case; any other is written as "other" with its SPDX name.
+_HUB_LICENCES = (
+    "apache-2.0", "mit", "cc0-1.0", "cc-by-4.0", "cc-by-3.0", "cc-by-sa-4.0", "cc-by-sa-3.0", "cc-by-nc-4.0",
+    "cc-by-nc-sa-4.0", "cc-by-nd-4.0", "eupl-1.1", "eupl-1.2", "mpl-2.0", "gpl-3.0", "lgpl-3.0", "agpl-3.0",
+    "bsd-2-clause", "bsd-3-clause", "isc", "unlicense", "etalab-2.0", "odc-by", "odbl", "pddl", "osl-3.0",
+)  # fmt: skip
+_TITLES = {"exact_answer": "exact answers", "bits_per_byte": "bits per byte"}
+
+
+@dataclass(frozen=True)
+class Facts:
+    """Everything a card says.
+
+    Attributes:
+        config: the model's `config.json`.
+        parameters: numbers in the weights file; `active_parameters` of them work on each token.
+        training: what each training step noted (tokens, flop, energy_wh, seconds, runtime ...).
+        scores: rows of the evaluation: language, task, metric, value, low, high, n.
+        is_chat: whether it was tuned on conversations.
+        key_fingerprint: of the signing key.
+        lineage: the tree of ancestors as text.
+    """
+
+    name: str
+    title: str
+    description: str
+    contact: str
+    licence: str
+    languages: tuple[str, ...]
+    config: Mapping[str, Any]
+    parameters: int
+    active_parameters: int | None
+    training: Sequence[Mapping[str, Any]]
+    scores: Sequence[Mapping[str, Any]]
+    credits: Sequence[Credit]
+    is_chat: bool
+    key_fingerprint: str
+    lineage: str
+
+
+def card(facts: Facts) -> str:
+    """The text of `README.md`."""
+    title = facts.title or facts.name
+    parts = [
+        _front_matter(facts),
+        f"# {cell(title)}\n\n{cell(facts.description) if facts.description else _introduction(facts)}",
+        f"## At a glance\n\n{_glance(facts)}",
+        f"## How well\n\n{_scores(facts)}",
+        f"## Use it\n\n{_usage(facts)}",
+        f"## What it was trained on\n\n{_data(facts)}",
+        f"## What to watch for\n\n{_limits(facts)}",
+        f"## Verify it\n\n{_verify(facts)}",
+        f"## Where it comes from\n\n```\n{facts.lineage}\n```\n\nEach line has its record in `provenance/`.",
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def total(training: Sequence[Mapping[str, Any]], fact: str) -> float | None:
+    """The sum of a fact over all training steps, or None when a step did not record it."""
+    values = [step.get(fact) for step in training]
+    if not values or any(value is None for value in values):
+        return None
+    try:
+        # FLOP beyond 2**53 stand as text in the records.
+        return sum(int(value) if isinstance(value, str) else value for value in values if value is not None)
+    except (TypeError, ValueError):
+        return None
+
+
+def _front_matter(facts: Facts) -> str:
+    licence = facts.licence.lower()
+    lines = ["---"]
+    if licence in _HUB_LICENCES:
+        lines.append(f"license: {licence}")
+    else:
+        lines += ["license: other", f"license_name: {json.dumps(facts.licence)}", "license_link: LICENSE"]
+    # Quoted, because a bare `no` is false in YAML.
+    lines += ["language:", *(f"- {json.dumps(code)}" for code in facts.languages)]
+    lines += ["library_name: transformers", "pipeline_tag: text-generation", "tags:"]
+    tags = ["deepseek_v3", "hanse", *(["multilingual"] if len(facts.languages) > 1 else [])]
+    tags += ["conversational"] if facts.is_chat else []
+    return "\n".join([*lines, *(f"- {tag}" for tag in tags), "---"])
+
+
+def _introduction(facts: Facts) -> str:
+    kind = "A language model to talk to" if facts.is_chat else "A base language model"
+    return f"{kind} in {len(facts.languages)} languages, made with Hanse; each document behind it is on record."
+
+
+def _glance(facts: Facts) -> str:
+    config = facts.config
+    dense = min(config["first_k_dense_replace"], config["num_hidden_layers"])
+    experts = (
+        f"{config['num_hidden_layers'] - dense} of them with {config['n_routed_experts']} routed experts, "
+        f"{config['num_experts_per_tok']} at work on each token, and {config['n_shared_experts']} shared"
+        if dense < config["num_hidden_layers"]
+        else "all dense"
+    )
+    active = NOT_RECORDED if facts.active_parameters is None else f"{facts.active_parameters:,}"
+    devices = sorted({str(step.get("runtime", {}).get("device_name", NOT_RECORDED)) for step in facts.training})
+    energy, seconds = total(facts.training, "energy_wh"), total(facts.training, "seconds")
+    rows = [
+        ("languages", ", ".join(_language(code) for code in facts.languages)),
+        ("licence of the weights", facts.licence),
+        ("architecture", f"deepseek_v3: {config['num_hidden_layers']} layers, {experts}; latent attention"),
+        ("parameters", f"{facts.parameters:,}, of which {active} are at work on a token"),
+        ("vocabulary", f"{config['vocab_size']:,} tokens"),
+        ("longest context", f"{config['max_position_embeddings']:,} tokens"),
+        ("training", _number(total(facts.training, "tokens"), "tokens")),
+        ("computation", _number(total(facts.training, "flop"), "FLOP")),
+        ("time", _number(None if seconds is None else round(seconds), "seconds")),
+        ("energy", _number(energy, "Wh")),
+        ("machine", ", ".join(devices) or NOT_RECORDED),
+        ("contact", facts.contact or NOT_RECORDED),
+    ]
+    return "\n".join(["| | |", "|---|---|", *(f"| {name} | {cell(value)} |" for name, value in rows)])
+
+
+def _scores(facts: Facts) -> str:
+    if not facts.scores:
+        return f"Evaluation: {NOT_RECORDED}."
+    columns: list[tuple[str, str]] = []
+    for metric in dict.fromkeys(str(row["metric"]) for row in facts.scores):
+        tasks = list(dict.fromkeys(str(row["task"]) for row in facts.scores if row["metric"] == metric))
+        columns += [(metric, task) for task in (["all"] if "all" in tasks else tasks)]
+    cells = {(row["language"], row["metric"], row["task"]): row for row in facts.scores}
+    codes = list(dict.fromkeys(str(row["language"]) for row in facts.scores))
+    heads = [_TITLES.get(metric, metric) + ("" if task == "all" else f", {task}") for metric, task in columns]
+    lines = [f"| language | {' | '.join(map(cell, heads))} |", "|---|" + "---:|" * len(columns)]
+    for code in sorted(codes, key=lambda code: (code in LANGUAGES, code)):
+        values = [_value(cells.get((code, metric, task))) for metric, task in columns]
+        lines.append(f"| {_language(code)} | {' | '.join(values)} |")
+    return "\n".join(lines) + (
+        "\n\nIn brackets: 95 % bootstrap interval, and the number of questions or documents. Exact answers: "
+        "higher is better, on phrasings that training never saw. Bits per byte: lower is better, on documents it never "
+        "saw. Every figure is in `evaluation/scores.json`."
+    )
+
+
+def _value(row: Mapping[str, Any] | None) -> str:
+    if row is None or row.get("value") is None:
+        return NOT_RECORDED
+    scale, form, unit = (100, ".1f", " %") if row["metric"] == "exact_answer" else (1, ".3f", "")
+    text = f"{row['value'] * scale:{form}}{unit}"
+    if row.get("low") is not None and row.get("high") is not None:
+        text += f" ({row['low'] * scale:{form}} to {row['high'] * scale:{form}}; {row.get('n', NOT_RECORDED)})"
+    return text
+
+
+def _usage(facts: Facts) -> str:
+    talk = (
+        'messages = [{"role": "user", "content": "..."}]\n'
+        "inputs = tokenizer.apply_chat_template(\n"
+        '    messages, add_generation_prompt=True, return_tensors="pt", return_dict=True\n'
+        ")\n"
+        if facts.is_chat
+        else 'inputs = tokenizer("...", return_tensors="pt")\n'
+    )
+    return (
+        "```python\n"
+        "from transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
+        'tokenizer = AutoTokenizer.from_pretrained("FOLDER")\n'
+        'model = AutoModelForCausalLM.from_pretrained("FOLDER")\n'
+        f"{talk}"
+        "output = model.generate(**inputs, max_new_tokens=64)\n"
+        'print(tokenizer.decode(output[0, inputs["input_ids"].shape[1]:], skip_special_tokens=True))\n'
+        "```\n\n"
+        "No code from this folder is run. With Hanse: `hanse chat --model FOLDER`."
+    )
+
+
+def _data(facts: Facts) -> str:
+    groups: dict[tuple[str, str], list[int]] = {}
+    for credit in facts.credits:
+        count = groups.setdefault((credit.source, credit.licence), [0, 0])
+        count[0] += credit.documents
+        count[1] += credit.bytes
+    if not groups:
+        return f"Documents: {NOT_RECORDED}."
+    lines = ["| source | licence | asks for | documents | bytes |", "|---|---|---|---:|---:|"]
+    for (source, licence), (documents, size) in sorted(groups.items()):
+        asks = ", ".join(flags(licence)) or "-"
+        lines.append(f"| {cell(source)} | {cell(licence)} | {asks} | {documents:,} | {size:,} |")
+    lines += [
+        "",
+        "Authors and rights holders: `ATTRIBUTION.md`. Every document, kept or dropped, and why: the table in",
+    ]
+    return "\n".join([*lines, "`provenance/`."])
+
+
+def _limits(facts: Facts) -> str:
+    size = f"{facts.parameters / 1e6:,.0f} million" if facts.parameters >= 1e6 else f"{facts.parameters:,}"
+    return (
+        f"A model of {size} parameters knows what its training text says and little else; beyond that it answers "
+        "fluently and wrongly. No one has tested it for safety unless a record above says so. Figures hold for the "
+        "languages and tasks listed."
+    )
+
+
+def _verify(facts: Facts) -> str:
+    return (
+        "```\npython verify.py --key SIGNERS_KEY.pem      # every file, every record, the signature\n"
+        "sha256sum -c SHA256SUMS                     # the files, by coreutils alone\n"
+        "model_signing verify key . --signature model.sig --public_key SIGNERS_KEY.pem\n```\n\n"
+        "`verify.py` needs Python 3.11 and `cryptography`. Take the key from the signer, not from this folder; its "
+        f"fingerprint (SHA-256 of the key in DER) is\n`{facts.key_fingerprint}`."
+    )
+
+
+def _language(code: str) -> str:
+    return f"{LANGUAGES[code].name} ({code})" if code in LANGUAGES else code
+
+
+def _number(value: float | None, unit: str) -> str:
+    if value is None:
+        return NOT_RECORDED
+    if value >= 1e12:
+        return f"{value:.3g} {unit}"
+    return f"{value:,} {unit}" if isinstance(value, int) else f"{value:,.2f} {unit}"
