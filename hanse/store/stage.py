@@ -12,6 +12,7 @@ renames it: kill the process at any moment and the artifact is there whole, or n
 from __future__ import annotations
 
 import difflib
+import hashlib
 import json
 import os
 import shutil
@@ -19,7 +20,6 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -53,6 +53,7 @@ class Artifact:
     Attributes:
         digest: SHA-256 of its `SHA256SUMS`: equal content, equal digest.
         record: its `step.json`.
+        record_digest: SHA-256 of `step.json` as it was read.
     """
 
     kind: str
@@ -61,6 +62,7 @@ class Artifact:
     path: Path
     digest: str
     record: dict[str, Any] = field(compare=False, repr=False)
+    record_digest: str = field(default="", compare=False, repr=False)
 
     @property
     def ref(self) -> str:
@@ -71,11 +73,6 @@ class Artifact:
     def facts(self) -> dict[str, Any]:
         """What its step noted: counts, tokens, FLOP."""
         return records.facts_of(self.record)
-
-    @cached_property
-    def record_digest(self) -> str:
-        """SHA-256 of `step.json` as it stands on disk."""
-        return sha256_file(self.path / RECORD)
 
 
 class Work:
@@ -361,7 +358,8 @@ class Store:
     def _load(self, path: Path) -> Artifact:
         kind, name, version = path.parts[-3:]
         try:
-            record = json.loads((path / RECORD).read_bytes())
+            text = (path / RECORD).read_bytes()
+            record = json.loads(text)
             records.fingerprint_of(record)
             digest = sha256_file(path / SUMS)
             if record["subject"][0]["digest"]["sha256"] != digest:
@@ -373,7 +371,7 @@ class Store:
                 f"{kind}/{name}/{version} is damaged: {RECORD} or {SUMS} cannot be read ({_one_line(error)}). "
                 f"Restore it, or remove {path} and run again."
             ) from None
-        return Artifact(kind, name, version, path, digest, record)
+        return Artifact(kind, name, version, path, digest, record, hashlib.sha256(text).hexdigest())
 
     def _stamps(self) -> dict[str, str]:
         stamps = {}

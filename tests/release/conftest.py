@@ -1,154 +1,57 @@
 """A store with a small hand-made model and its ancestors, and a release of it."""
 
 import json
-import math
+import shutil
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
+from toy_release import SCORES, SETTINGS, modelling, publish, write_conversations, write_dataset, writing
 
 from hanse.recipe import Release
-from hanse.release.folder import release, release_definition
-from hanse.store.stage import Artifact, Built, Store, Work
-
-CONFIG: dict[str, Any] = {
-    "architectures": ["DeepseekV3ForCausalLM"], "model_type": "deepseek_v3", "vocab_size": 32, "hidden_size": 8,
-    "intermediate_size": 16, "moe_intermediate_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2,
-    "num_key_value_heads": 2, "q_lora_rank": 4, "kv_lora_rank": 4, "qk_nope_head_dim": 4, "qk_rope_head_dim": 2,
-    "v_head_dim": 4, "n_routed_experts": 2, "n_shared_experts": 1, "num_experts_per_tok": 1, "n_group": 1,
-    "topk_group": 1, "routed_scaling_factor": 1.0, "norm_topk_prob": True, "first_k_dense_replace": 1,
-    "max_position_embeddings": 64, "rope_theta": 10000.0, "rope_parameters": {"rope_theta": 10000.0},
-    "rope_interleave": True, "rms_norm_eps": 1e-6, "tie_word_embeddings": False, "num_nextn_predict_layers": 0,
-    "initializer_range": 0.02, "topk_method": "noaux_tc", "scoring_func": "sigmoid", "moe_router_dtype": "float32",
-}  # fmt: skip
-TOKENIZER = {
-    "model": {"type": "BPE", "vocab": {"a": 0, "b": 1}},
-    "added_tokens": [{"id": 30, "content": "<|end_of_text|>"}, {"id": 31, "content": "<|end_of_turn|>"}],
-}
-TEMPLATE = "{%- generation %}{{ message }}{% endgeneration -%}"
-DOCUMENTS = [
-    {"id": "1", "source": "novels", "licence": "CC-BY-SA-4.0", "rights_holder": "Library", "author": "Ana | Bó",
-     "bytes": 10, "drop_reason": []},
-    {"id": "2", "source": "novels", "licence": "CC-BY-SA-4.0", "rights_holder": "Library", "author": None, "bytes": 7,
-     "drop_reason": []},
-    {"id": "3", "source": "laws", "licence": "CC0-1.0", "rights_holder": None, "author": None, "bytes": 100,
-     "drop_reason": []},
-    {"id": "4", "source": "laws", "licence": "LicenseRef-closed", "rights_holder": None, "author": "Nobody",
-     "bytes": 9, "drop_reason": ["licence"]},
-]  # fmt: skip
-SCORES = [
-    {"language": "da", "task": "all", "metric": "exact_answer", "value": 0.975, "low": 0.9, "high": 1.0, "n": 40},
-    {"language": "mean", "task": "all", "metric": "exact_answer", "value": 0.9, "low": 0.8, "high": 1.0, "n": 80},
-    {"language": "nb", "task": "all", "metric": "bits_per_byte", "value": 1.25, "low": 1.2, "high": 1.3, "n": 5},
-]
+from hanse.store.stage import Artifact, Built, Store
 
 
-def shapes() -> dict[str, tuple[str, list[int]]]:
-    """Names, dtypes and shapes of the hand-made model."""
-    found: dict[str, tuple[str, list[int]]] = {
-        "model.embed_tokens.weight": ("F32", [32, 8]),
-        "lm_head.weight": ("F32", [32, 8]),
-        "model.norm.weight": ("F32", [8]),
-    }
-    attention = ("q_a_proj", "q_a_layernorm", "q_b_proj", "kv_a_proj_with_mqa", "kv_a_layernorm", "kv_b_proj", "o_proj")
-    for layer in range(2):
-        start = f"model.layers.{layer}."
-        for name in ("input_layernorm", "post_attention_layernorm", *(f"self_attn.{part}" for part in attention)):
-            found[f"{start}{name}.weight"] = ("F32", [8] if "norm" in name else [8, 8])
-        places = ["mlp."] if layer == 0 else ["mlp.experts.0.", "mlp.experts.1.", "mlp.shared_experts."]
-        for place in places:
-            for name in ("gate_proj", "up_proj", "down_proj"):
-                found[f"{start}{place}{name}.weight"] = ("F32", [8, 8])
-    found["model.layers.1.mlp.gate.weight"] = ("F32", [2, 8])
-    found["model.layers.1.mlp.gate.e_score_correction_bias"] = ("F32", [2])
-    return found
-
-
-def write_model(folder: Path, config: dict[str, Any] = CONFIG, *, tensors=None, metadata=None) -> None:
-    """A model folder whose weights are all zero."""
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"} if metadata is None else metadata}
-    end = 0
-    for name, (dtype, shape) in (shapes() if tensors is None else tensors).items():
-        size = math.prod(shape) * (4 if dtype == "F32" else 2)
-        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [end, end + size]}
-        end += size
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
-    (folder / "model.safetensors").write_bytes(len(text).to_bytes(8, "little") + text + bytes(end))
-    (folder / "config.json").write_text(json.dumps(config))
-    (folder / "tokenizer.json").write_text(json.dumps(TOKENIZER))
-    (folder / "tokenizer_config.json").write_text("{}")
-    (folder / "chat_template.jinja").write_text(TEMPLATE)
-
-
-def _dataset(work: Work) -> None:
-    names = ("id", "source", "licence", "rights_holder", "author")
-    schema = pa.schema(
-        [(n, pa.string()) for n in names] + [("bytes", pa.int64()), ("drop_reason", pa.list_(pa.string()))]
-    )
-    pq.write_table(pa.Table.from_pylist(DOCUMENTS, schema), work.folder / "documents.parquet")
-
-
-def _conversations(work: Work) -> None:
-    row = {"source": "atlas", "licence": "Unicode-3.0", "messages": [{"role": "user", "content": "æ"}] * 2}
-    (work.folder / "train.jsonl").write_text((json.dumps(row) + "\n") * 3)
-    (work.folder / "heldout.jsonl").write_text(json.dumps(row) + "\n")
-
-
-def _text(name: str, text: str):
-    return lambda work: (work.folder / name).write_text(text) and None
-
-
-def _model(**facts: object):
-    def make(work: Work) -> None:
-        write_model(work.folder)
-        work.note(**facts)
-
-    return make
-
-
-@pytest.fixture
-def store(tmp_path) -> Store:
-    store = Store.open(tmp_path / "store")
+@pytest.fixture(scope="session")
+def original(tmp_path_factory) -> Path:
+    """The store `s` with everything up to the release, and the key `signing.pem`; made once, copied by each test."""
+    place = tmp_path_factory.mktemp("original")
+    store = Store.open(place / "s")
 
     def step(kind, name, make, definition=None, **inputs: Artifact) -> Artifact:
         return store.build(kind, name, "1", definition=definition or {}, inputs=inputs, make=make).artifact
 
-    dataset = step("dataset", "toy", _dataset)
-    talk = step("conversations", "toy", _conversations)
-    tokenizer = step("tokenizer", "toy", _text("tokenizer.json", "{}"), dataset=dataset, talk=talk)
-    shards = step("shards", "toy", _text("da.bin", "x"), dataset=dataset, tokenizer=tokenizer)
-    base = step("model", "toy-base", _model(tokens=1000, flop=10**18), shards=shards, tokenizer=tokenizer)
-    tuned = step("model", "toy-chat", _model(tokens=500, flop=10**17), {"tune": {}}, model=base, talk=talk)
-    step("evaluation", "toy-chat", _text("scores.json", json.dumps(SCORES)), model=tuned, shards=shards)
-    return store
+    dataset = step("dataset", "toy", write_dataset)
+    talk = step("conversations", "toy", write_conversations)
+    tokenizer = step("tokenizer", "toy", writing("tokenizer.json", "{}"), dataset=dataset, talk=talk)
+    shards = step("shards", "toy", writing("da.bin", "x"), dataset=dataset, tokenizer=tokenizer)
+    base = step("model", "toy-base", modelling(tokens=1000, flop=10**18), shards=shards, tokenizer=tokenizer)
+    tuned = step("model", "toy-chat", modelling(tokens=500, flop=10**17), {"tune": {}}, model=base, talk=talk)
+    step("evaluation", "toy-chat", writing("scores.json", json.dumps(SCORES)), model=tuned, shards=shards)
+    publish(store, Release(**SETTINGS, key=str(place / "signing.pem")))
+    return place
 
 
 @pytest.fixture
-def settings(tmp_path) -> Release:
-    return Release(title="Toy: the model", contact="lab@example.org", key=str(tmp_path / "keys" / "signing.pem"))
+def store(original, tmp_path) -> Store:
+    return Store.open(shutil.copytree(original / "s", tmp_path / "store"))
+
+
+@pytest.fixture
+def settings(original, tmp_path) -> Release:
+    return Release(**SETTINGS, key=str(shutil.copy2(original / "signing.pem", tmp_path)))
+
+
+@pytest.fixture
+def released(store) -> Artifact:
+    return store.find("release/toy")
 
 
 @pytest.fixture
 def make_release(store, settings):
-    """Releases the model, with other settings where some are given."""
-    model, evaluation = store.find("model/toy-chat"), store.find("evaluation/toy-chat")
-    about = {"recipe_name": "toy", "languages": ("da", "nb"), "description": ""}
+    """Releases the model again, with other settings where some are given."""
 
-    def run(chosen: Release = settings, version: str = "1") -> Built:
-        def make(work: Work) -> None:
-            release(work, model=model, evaluation=evaluation, store=store, settings=chosen, **about)
-
-        return store.build(
-            "release", "toy", version, definition=release_definition(chosen, **about),
-            inputs={"model": model, "evaluation": evaluation}, make=make,
-        )  # fmt: skip
+    def run(chosen: Release = settings, version: str = "1", **changes: Any) -> Built:
+        return publish(store, chosen, version, **changes)
 
     return run
-
-
-@pytest.fixture
-def released(make_release) -> Artifact:
-    return make_release().artifact

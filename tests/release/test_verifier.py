@@ -123,12 +123,18 @@ def test_a_flipped_byte_in_any_file_is_refused_by_name(folder, public_key):
     assert found(folder, public_key) == {}
 
 
-@pytest.mark.parametrize("name", ["model.safetensors", "step.json", "provenance/dataset-toy-1.json", "README.md"])
-def test_the_reference_tool_refuses_a_flipped_byte_as_we_do(folder, public_key, name):
-    data = bytearray((folder / name).read_bytes())
-    data[len(data) // 2] ^= 1
-    (folder / name).write_bytes(data)
-    assert reference(folder, public_key).returncode != 0
+@pytest.mark.parametrize("touch", ["flip", "add", "remove"])
+def test_the_reference_tool_refuses_what_we_refuse(folder, public_key, touch):
+    name = {"flip": "model.safetensors", "add": "evil.py", "remove": "provenance/dataset-toy-1.json"}[touch]
+    path = folder / name
+    if touch == "remove":
+        path.unlink()
+    else:
+        data = bytearray(path.read_bytes() if path.exists() else b"x")
+        data[len(data) // 2] ^= 1
+        path.write_bytes(data)
+    done = reference(folder, public_key)
+    assert done.returncode != 0 and name in done.stdout + done.stderr
     done = alone(folder, folder, "--key", public_key)
     assert done.returncode == 1 and f"{name}: " in done.stdout
 
@@ -146,9 +152,7 @@ def test_every_missing_file_is_named(folder, public_key):
 def test_an_added_file_is_named(folder, public_key, name):
     (folder / name).parent.mkdir(exist_ok=True)
     (folder / name).write_text("{}")
-    done = alone(folder, folder, "--key", public_key)
-    assert done.returncode == 1 and f"{name}: " in done.stdout
-    assert reference(folder, public_key).returncode != 0
+    assert name in found(folder, public_key)
 
 
 def test_a_link_out_of_the_folder_is_refused_and_not_read(folder, public_key, tmp_path):
@@ -275,7 +279,6 @@ def test_a_mangled_bundle_is_a_problem_and_no_crash(folder, public_key, change):
 def test_garbage_in_any_text_file_is_a_problem_and_no_crash(folder, public_key, name, text):
     (folder / name).write_bytes(text.encode("latin-1"))
     assert name in found(folder, public_key)
-    assert alone(folder, folder, "--key", public_key).returncode == 1
 
 
 def test_a_signed_list_that_leaves_files_out_is_refused(folder, settings):
