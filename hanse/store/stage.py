@@ -28,8 +28,6 @@ from hanse.store import lock as locks
 from hanse.store import record as records
 from hanse.store.digest import (
     RECORD,
-    RUN,
-    SEALS,
     SUMS,
     exact_json,
     files_of,
@@ -37,13 +35,12 @@ from hanse.store.digest import (
     is_summed,
     parse_sums,
     sha256_file,
-    sums_text,
 )
-from hanse.store.disk import fsync_folder, fsync_tree, full_disk, remove_empty_parents
+from hanse.store.disk import fsync_folder, full_disk, remove_empty_parents
 from hanse.store.index import Index, Node
 from hanse.store.layout import MARKER, begin, check_format, natural, parts_of
-
-Seal = Callable[[Path, Mapping[str, str]], None]
+from hanse.store.work import Work as Work
+from hanse.store.work import finish
 
 
 @dataclass(frozen=True)
@@ -73,49 +70,6 @@ class Artifact:
     def facts(self) -> dict[str, Any]:
         """What its step noted: counts, tokens, FLOP."""
         return records.facts_of(self.record)
-
-
-class Work:
-    """What a stage is given to make an artifact with.
-
-    Attributes:
-        folder: write the artifact's files here. Nothing with a time, duration, host or path in it.
-        run: a folder for byproducts that may hold such things, for example `metrics.jsonl`.
-    """
-
-    def __init__(self, folder: Path, scratch: Path, ref: str) -> None:
-        self.folder = folder
-        self.run = folder / RUN
-        self.ref = ref
-        self.facts: dict[str, Any] = {}
-        self.seals: dict[str, Seal] = {}
-        self._scratch = scratch
-        self.run.mkdir(parents=True)
-
-    @property
-    def scratch(self) -> Path:
-        """A folder that survives kill -9, for checkpoints: the next run with this definition and inputs finds it."""
-        self._scratch.mkdir(parents=True, exist_ok=True)
-        return self._scratch
-
-    def note(self, **facts: object) -> None:
-        """Add facts to the record: counts, `tokens`, `bytes`, `flop`, `energy_wh`, `seconds`.
-
-        Raises:
-            TypeError, ValueError: a value that JSON cannot carry.
-        """
-        self.facts.update(exact_json(facts, "note"))
-
-    def seal(self, name: str, write: Seal) -> None:
-        """Have `write(folder, digests)` called last, to lay the file `name` over everything else, record included.
-
-        Args:
-            name: one of `hanse.store.digest.SEALS`.
-            write: given the folder and the SHA-256 of every file in it, by path.
-        """
-        if name not in SEALS:
-            raise ValueError(f"{name} is no seal; known: {', '.join(SEALS)}")
-        self.seals[name] = write
 
 
 @dataclass(frozen=True)
@@ -311,7 +265,7 @@ class Store:
             raise full_disk(error, self.root, ref, area) or error from None
         try:
             make(work)
-            _finish(work, definition, inputs, started)
+            finish(work, definition, _named(inputs), started)
             artifact = self._publish(work.folder, ref)
         except BaseException as error:
             told = full_disk(error, self.root, ref, work.folder)
@@ -408,36 +362,8 @@ class Store:
                 self._held.remove(held)
 
 
-def _finish(work: Work, definition: Mapping[str, Any], inputs: Mapping[str, Artifact], started: str) -> None:
-    """Hash, record, seal and fsync the folder of a stage that is done."""
-    if work.run.is_dir() and not any(work.run.iterdir()):
-        work.run.rmdir()
-    digests = {name: sha256_file(work.folder / name) for name in files_of(work.folder)}
-    taken = [name for name in digests if not is_summed(name) and not name.startswith(f"{RUN}/")]
-    if taken:
-        raise ValueError(f"{work.ref}: the stage wrote {taken[0]}, which belongs to the store")
-    sums = {name: digest for name, digest in digests.items() if is_summed(name)}
-    if not sums:
-        raise ValueError(f"{work.ref}: the stage wrote no file")
-    byproducts = {name: digest for name, digest in digests.items() if name not in sums}
-    record = records.statement(
-        work.ref,
-        sums,
-        definition=definition,
-        inputs=tuple(records.Input(role, a.ref, a.digest, a.record_digest) for role, a in inputs.items()),
-        byproducts=byproducts,
-        facts=work.facts,
-        started=started,
-        seals=tuple(work.seals),
-    )
-    for name, text in ((SUMS, sums_text(sums)), (RECORD, records.to_text(record))):
-        (work.folder / name).write_text(text, encoding="utf-8", newline="\n")
-        digests[name] = sha256_file(work.folder / name)
-    for write in work.seals.values():
-        write(work.folder, digests)
-    if set(files_of(work.folder)) != {*digests, *work.seals}:
-        raise ValueError(f"{work.ref}: a seal has to write its own file and no other")
-    fsync_tree(work.folder)
+def _named(inputs: Mapping[str, Artifact]) -> tuple[records.Input, ...]:
+    return tuple(records.Input(role, a.ref, a.digest, a.record_digest) for role, a in inputs.items())
 
 
 def _one_line(error: Exception) -> str:

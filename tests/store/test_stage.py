@@ -285,7 +285,7 @@ def test_a_long_seed_is_part_of_a_definition(store):
 PROGRAM = """
 import os, signal, sys
 from pathlib import Path
-from hanse.store import stage, disk
+from hanse.store import stage, work
 from hanse.store.stage import Store
 
 point, root = sys.argv[1], Path(sys.argv[2])
@@ -304,10 +304,11 @@ def before(module, name):
         return result
     setattr(module, name, dying)
 
-for name in ("fsync_tree", "fsync_folder", "sha256_file", "sums_text"):
-    before(stage, name)
+for name in ("fsync_tree", "sha256_file", "sums_text"):
+    before(work, name)
+before(stage, "fsync_folder")
 before(stage.os, "rename")
-before(stage.records, "statement")
+before(work.records, "statement")
 before(stage.Store, "_forget_work")
 
 def make(work):
