@@ -9,7 +9,6 @@ across tokenizers and, on parallel text, across languages.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,11 +16,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
+from hanse.data.shards import Shards
 from hanse.errors import InputError
 from hanse.evaluate.scores import Measured
 
@@ -53,7 +52,7 @@ class Document:
 
 @dataclass(frozen=True)
 class Window:
-    """A stretch of one document: tokens `begin` to `end` are fed to predict those from `counted` on."""
+    """A stretch of one document: positions `begin` to `end` are fed; those from `counted` on predict what follows."""
 
     document: int
     begin: int
@@ -66,10 +65,10 @@ class Window:
 
 
 def windows(document: int, length: int, *, context: int) -> Iterator[Window]:
-    """Cut a document so that each token is predicted once, by as much before it as fits.
+    """Cut the positions of a document so that each predicts once, with as much before it as fits.
 
-    A document that fits is one window. Otherwise each later window predicts its last three quarters and reads its
-    first quarter again, so no token but the document's first ones has less than context / 4 before it.
+    A document that fits is one window. Otherwise each later window predicts in its last three quarters and reads its
+    first quarter again, so no prediction but the document's first ones sees less than context / 4.
     """
     end = min(length, context)
     yield Window(document, 0, 0, end)
@@ -80,33 +79,31 @@ def windows(document: int, length: int, *, context: int) -> Iterator[Window]:
 
 
 def bits(
-    model: Transformer,
-    documents: Sequence[Document],
-    *,
-    start_id: int,
-    context: int | None = None,
-    progress: Progress | None = None,
+    model: Transformer, documents: Sequence[Document], *, context: int | None = None, progress: Progress | None = None
 ) -> NDArray[np.float64]:
     """Sum of -log2 p over the tokens of each document, (len(documents),).
+
+    In training nothing stands before a document, so its first token has no prediction: it counts as drawn evenly from
+    the vocabulary, which is what a code for the text would have to spend on it.
 
     Args:
         model: in float32, on its device.
         documents: at least one token each.
-        start_id: the token that stands before the first one of a document.
         context: the most tokens that a prediction sees; by default all that the model can.
     """
     context = context or model.config.max_position_embeddings
     pieces = [
         window
         for number, document in enumerate(documents)
-        for window in windows(number, len(document.tokens), context=context)
+        if len(document.tokens) > 1
+        for window in windows(number, len(document.tokens) - 1, context=context)
     ]
     # Equal lengths together: the model attends to documents of one length in one product.
     pieces.sort(key=lambda window: (-window.size, window.document, window.begin))
-    found = np.zeros(len(documents))
+    found = np.full(len(documents), np.log2(model.config.vocab_size))
     total, done = sum(window.size for window in pieces), 0
     for batch in _batches(pieces):
-        owner_N, bits_N = _score(model, documents, batch, start_id=start_id)
+        owner_N, bits_N = _score(model, documents, batch)
         np.add.at(found, owner_N, bits_N)
         done += sum(window.size for window in batch)
         if progress is not None:
@@ -130,16 +127,14 @@ def _batches(pieces: Sequence[Window]) -> Iterator[list[Window]]:
 
 @torch.inference_mode()
 def _score(
-    model: Transformer, documents: Sequence[Document], batch: Sequence[Window], *, start_id: int
+    model: Transformer, documents: Sequence[Document], batch: Sequence[Window]
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """For each counted token of the windows: its document's number, and -log2 p. Both (N,)."""
-    tokens: list[NDArray[np.int64]] = []
-    targets, borders, is_counted, owners = [], [], [], []
+    """For each counted prediction of the windows: its document's number, and -log2 p. Both (N,)."""
+    tokens, targets, borders, is_counted, owners = [], [], [], [], []
     for number, window in enumerate(batch):
         text = documents[window.document].tokens
-        before = start_id if window.begin == 0 else text[window.begin - 1]
-        tokens.append(np.concatenate([[before], text[window.begin : window.end - 1]]))
-        targets.append(text[window.begin : window.end])
+        tokens.append(text[window.begin : window.end])
+        targets.append(text[window.begin + 1 : window.end + 1])
         borders.append(np.full(window.size, number))
         is_counted.append(np.arange(window.begin, window.end) >= window.counted)
         owners.append(np.full(window.size, window.document))
@@ -177,12 +172,13 @@ def choose(
     Raises:
         InputError: if the shards do not fit their index.
     """
-    index = pq.read_table(shards / "index.parquet", columns=["id", "language", "source", "split", "offset", "tokens"])
+    opened = Shards.open(shards)
+    index = opened.index()
     rows = index.filter(pc.equal(index["split"], split)).to_pylist()
     length_of = np.asarray(sizes, dtype=np.int64)
     documents: list[Document] = []
     for language in sorted({row["language"] for row in rows}):
-        ids = _open(shards, split, language)
+        ids = opened.tokens(split, language)
         room = bytes_per_language
         members = [row for row in rows if row["language"] == language and row["tokens"] > 0]
         for row in sorted(members, key=lambda row: _draw(row, seed)):
@@ -209,11 +205,6 @@ def _cut(row: dict[str, Any], ids: NDArray[Any], length_of: NDArray[np.int64], s
 
 def _draw(row: dict[str, Any], seed: int) -> bytes:
     return hashlib.sha256(f"{seed}/bits_per_byte/{row['id']}".encode()).digest()
-
-
-def _open(shards: Path, split: str, language: str) -> NDArray[Any]:
-    facts = json.loads((shards / "shards.json").read_text(encoding="utf-8"))
-    return np.memmap(shards / split / f"{language}.bin", dtype=np.dtype(facts["dtype"]), mode="r")
 
 
 def measure(documents: Sequence[Document], bits_of: NDArray[np.float64]) -> list[Measured]:

@@ -96,7 +96,7 @@ def _bits_per_byte(
         seed=seed,
         sizes=[len(piece) for piece in token_bytes(engine.tokenizer)],
     )
-    bits = bits_per_byte.bits(engine.model, documents, start_id=engine.start_id, progress=progress)
+    bits = bits_per_byte.bits(engine.model, documents, progress=progress)
     work.note(
         validation_documents=len(documents),
         validation_tokens=sum(len(document.tokens) for document in documents),

@@ -47,8 +47,8 @@ class Chat:
             InputError: if the text alone does not fit the context.
         """
         if not self.is_tuned:
-            prompt = [self.engine.start_id, *encode_text(self.engine.tokenizer, (self.system or "") + text)]
-            yield from self._stream(prompt)
+            # As in training, nothing stands before a text.
+            yield from self._stream(encode_text(self.engine.tokenizer, (self.system or "") + text))
             return
         self.messages.append({"role": "user", "content": text})
         prompt = self._prompt()

@@ -25,8 +25,8 @@ from hanse.serve.detokenize import Detokenizer, StopStrings
 from hanse.serve.sampler import check, sample
 from hanse.tune.template import END_OF_TEXT, END_OF_TURN
 
-#: Tokens of one prefill: keeps the float32 activations of a small model within some 100 MB.
-PREFILL_TOKENS = 8192
+#: Tokens of one prefill: keeps the float32 activations of a small model within some 200 MB.
+PREFILL_TOKENS = 16_384
 #: Rows that are decoded together; beyond this a step on a CPU costs as much per row.
 DECODE_ROWS = 512
 
@@ -39,10 +39,7 @@ class Engine:
         self.tokenizer = tokenizer
         self.device = runtime.device
         self.context = model.config.max_position_embeddings
-        end_of_turn, end_of_text = (_control_id(tokenizer, token) for token in (END_OF_TURN, END_OF_TEXT))
-        self.end_ids = frozenset((end_of_turn, end_of_text))
-        # What stands before the first token of a document: the end of the one before.
-        self.start_id = end_of_text
+        self.end_ids = frozenset(_control_id(tokenizer, token) for token in (END_OF_TURN, END_OF_TEXT))
 
     def text(self, ids: Iterable[int]) -> str:
         """Plain text of token ids, without control tokens."""

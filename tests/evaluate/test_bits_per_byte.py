@@ -22,15 +22,13 @@ from hanse.evaluate import bits_per_byte
 from hanse.evaluate.bits_per_byte import Document, bits, choose, measure, windows
 from hanse.model.transformer import Transformer
 
-START = 271
-
 
 class Uniform(nn.Module):
     """Holds every token for equally likely."""
 
     def __init__(self, vocabulary: int) -> None:
         super().__init__()
-        self.config = SimpleNamespace(max_position_embeddings=16)
+        self.config = SimpleNamespace(max_position_embeddings=16, vocab_size=vocabulary)
         self.weight = nn.Parameter(torch.zeros(vocabulary, 4))
 
     def forward(self, tokens_BT: torch.Tensor, documents_BT: torch.Tensor) -> torch.Tensor:
@@ -62,18 +60,18 @@ def documents(*lengths: int, seed: int = 0) -> list[Document]:
 
 def test_a_uniform_model_needs_log2_of_the_vocabulary_for_every_token() -> None:
     texts = documents(1, 5, 16, 17, 100)
-    found = bits(Uniform(300), texts, start_id=START)
+    found = bits(Uniform(300), texts)
     assert found == pytest.approx([length * math.log2(300) for length in (1, 5, 16, 17, 100)], rel=1e-6)
     values = [item.numerator / item.denominator for item in measure(texts, found)]
     assert values == pytest.approx([math.log2(300) / 3] * 5, rel=1e-6)
 
 
-def test_the_first_token_is_predicted_from_the_start_token_and_each_other_from_the_one_before() -> None:
+def test_the_first_token_costs_as_if_drawn_evenly_and_each_other_is_predicted_from_the_one_before() -> None:
     counting = Document("a", "en", "s", np.arange(20, dtype=np.int64), 20)
-    stumbling = Document("b", "en", "s", np.array([0, 1, 3, 4], dtype=np.int64), 4)
-    right, wrong = -math.log2(0.75), -math.log2(0.25 / 299)
-    found = bits(Successor(300), [counting, stumbling], start_id=299)
-    assert found == pytest.approx([20 * right, 3 * right + wrong], rel=1e-5)
+    stumbling = Document("b", "en", "s", np.array([7, 8, 10, 11], dtype=np.int64), 4)
+    first, right, wrong = math.log2(300), -math.log2(0.75), -math.log2(0.25 / 299)
+    found = bits(Successor(300), [counting, stumbling])
+    assert found == pytest.approx([first + 19 * right, first + 2 * right + wrong], rel=1e-5)
 
 
 @given(length=st.integers(1, 300), context=st.integers(1, 64))
@@ -86,32 +84,47 @@ def test_windows_count_every_token_once_within_the_context(length: int, context:
     assert len(cut) == 1 or length > context
 
 
-def alone(model: Transformer, document: Document) -> float:
-    """Bits by one plain forward pass."""
-    tokens = torch.from_numpy(np.concatenate([[START], document.tokens]))
+def nats(model: Transformer, tokens: np.ndarray) -> torch.Tensor:
+    """-log p of each token but the first, by one plain forward pass."""
+    fed = torch.from_numpy(tokens)
     with torch.inference_mode():
-        log_p = torch.log_softmax(model.logits(model(tokens[None, :-1]))[0].double(), -1)
-    return float(-log_p.gather(1, tokens[1:, None]).sum() / math.log(2))
+        log_p = torch.log_softmax(model.logits(model(fed[None, :-1]))[0].double(), -1)
+    return -log_p.gather(1, fed[1:, None])[:, 0]
+
+
+def alone(model: Transformer, document: Document) -> float:
+    """Bits of a document that fits the context."""
+    rest = float(nats(model, document.tokens).sum()) if len(document.tokens) > 1 else 0.0
+    return math.log2(model.config.vocab_size) + rest / math.log(2)
 
 
 def test_documents_that_fit_give_the_same_value_packed_as_alone(model: Transformer) -> None:
-    texts = documents(1, 1, 128, 40, 7, 40, 100, 3)
-    assert bits(model, texts, start_id=START) == pytest.approx([alone(model, text) for text in texts], rel=1e-5)
+    texts = documents(1, 1, 129, 40, 7, 40, 100, 3)
+    assert bits(model, texts) == pytest.approx([alone(model, text) for text in texts], rel=1e-5)
 
 
 def test_small_batches_do_not_change_the_value(model: Transformer, monkeypatch: pytest.MonkeyPatch) -> None:
     texts = documents(30, 200, 5, 64, 64, 1)
-    whole = bits(model, texts, start_id=START)
+    whole = bits(model, texts)
     monkeypatch.setattr(bits_per_byte, "BATCH_TOKENS", 70)
     monkeypatch.setattr(bits_per_byte, "LOGIT_ROWS", 7)
-    assert bits(model, texts, start_id=START) == pytest.approx(whole, rel=1e-5)
+    assert bits(model, texts) == pytest.approx(whole, rel=1e-5)
 
 
 def test_a_context_as_long_as_the_document_changes_nothing_and_a_shorter_one_does(model: Transformer) -> None:
-    text = documents(60)
-    reference = bits(model, text, start_id=START)
-    assert bits(model, text, start_id=START, context=60) == pytest.approx(reference, rel=1e-6)
-    assert abs(bits(model, text, start_id=START, context=8)[0] - reference[0]) > 1e-3
+    text = documents(61)
+    reference = bits(model, text)
+    assert bits(model, text, context=60) == pytest.approx(reference, rel=1e-6)
+    assert abs(bits(model, text, context=8)[0] - reference[0]) > 1e-3
+
+
+def test_each_window_reads_the_text_that_stands_before_what_it_predicts(model: Transformer) -> None:
+    (text,) = documents(50)
+    expected = math.log2(model.config.vocab_size)
+    for window in windows(0, 49, context=16):
+        found = nats(model, text.tokens[window.begin : window.end + 1])
+        expected += float(found[window.counted - window.begin :].sum()) / math.log(2)
+    assert bits(model, [text], context=16) == pytest.approx([expected], rel=1e-6)
 
 
 # --------------------------------------------------------------------------- which documents
@@ -133,7 +146,9 @@ def shards(folder: Path, texts: dict[str, list[int]], *, dtype: str = "uint16") 
         {"id": "x", "language": "mt", "source": "atlas", "split": "train", "offset": 0, "tokens": 9, "bytes": 8}
     )
     pq.write_table(pa.Table.from_pylist(rows), folder / "index.parquet")
-    (folder / "shards.json").write_text(json.dumps({"dtype": dtype}))
+    counts = {language: {"tokens": sum(lengths)} for language, lengths in texts.items()}
+    facts = {"dtype": dtype, "vocab_size": 272, "end_of_text": 256, "splits": {"validation": counts}}
+    (folder / "shards.json").write_text(json.dumps(facts))
     return folder
 
 
@@ -167,7 +182,13 @@ def test_a_very_long_document_is_cut_at_a_token_and_its_bytes_with_it(tmp_path: 
 
 def test_an_index_that_promises_more_than_the_file_holds_is_refused(tmp_path: Path) -> None:
     folder = shards(tmp_path, {"mt": [11] * 3})
-    file = folder / "validation" / "mt.bin"
-    file.write_bytes(file.read_bytes()[:-2])
+    index = pq.read_table(folder / "index.parquet")
+    longer = pa.array([length + 1 for length in index["tokens"].to_pylist()])
+    pq.write_table(index.set_column(index.column_names.index("tokens"), "tokens", longer), folder / "index.parquet")
     with pytest.raises(InputError, match=r"does not fit index\.parquet"):
         choose(folder, bytes_per_language=1000, seed=0, sizes=SIZES)
+
+
+def test_shards_made_with_a_larger_vocabulary_than_the_models_tokenizer_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="does not fit"):
+        choose(shards(tmp_path, {"mt": [11]}), bytes_per_language=1000, seed=0, sizes=SIZES[:100])

@@ -8,6 +8,9 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from tokenizers import Tokenizer
@@ -170,11 +173,42 @@ def test_the_stage_writes_the_answers_it_judged_and_the_same_bytes_again(
     assert score.value == pytest.approx(sum(row["correct"] for row in answers) / 3)
 
 
+def test_the_stage_measures_the_validation_shards_per_language_and_source(
+    model_folder: Path, tokenizer: Tokenizer, tmp_path: Path
+) -> None:
+    texts = {"mt": ["Il-Belt", "Ħal Għargħur"], "el": ["Αθήνα"]}
+    folder = write_shards(tmp_path / "shards", tokenizer, texts)
+    work = run(tmp_path, "bits", model_folder=model_folder, shards_folder=folder, conversations_folder=None)
+    rows = {(row.language, row.task): row for row in load_scores(work.folder / "scores.json")}
+    assert set(rows) == {(code, task) for code in ("el", "mt", "mean") for task in ("all", "atlas")}
+    assert {row.metric for row in rows.values()} == {"bits_per_byte"}
+    assert (rows["mt", "all"].n, rows["el", "all"].n) == (2, 1)
+    assert rows["mean", "all"].value == pytest.approx((rows["mt", "all"].value + rows["el", "all"].value) / 2)
+    assert work.noted["validation_bytes"] == sum(len(text.encode()) for group in texts.values() for text in group)
+    # A random model is about as good as drawing bytes evenly: 8 bits a byte and what the control tokens cost.
+    assert all(6.0 < row.value < 16.0 for row in rows.values())
+
+
+def write_shards(folder: Path, tokenizer: Tokenizer, texts: dict[str, list[str]]) -> Path:
+    """A shards artifact with these texts for validation."""
+    end, rows, counts = tokenizer.token_to_id("<|end_of_text|>"), [], {}
+    (folder / "validation").mkdir(parents=True)
+    for language, group in texts.items():
+        ids: list[int] = []
+        for number, text in enumerate(group):
+            own = [*encode_text(tokenizer, text), end]
+            row = {"id": f"{number:032x}", "language": language, "source": "atlas", "split": "validation"}
+            rows.append({**row, "offset": len(ids), "tokens": len(own), "bytes": len(text.encode())})
+            ids += own
+        (folder / "validation" / f"{language}.bin").write_bytes(np.array(ids, "<u2").tobytes())
+        counts[language] = {"documents": len(group), "tokens": len(ids), "bytes": 0}
+    pq.write_table(pa.Table.from_pylist(rows), folder / "index.parquet")
+    facts = {"dtype": "<u2", "vocab_size": 272, "end_of_text": end, "splits": {"train": {}, "validation": counts}}
+    (folder / "shards.json").write_text(json.dumps(facts))
+    return folder
+
+
 def test_what_is_not_given_is_not_measured(model_folder: Path, tmp_path: Path) -> None:
     work = run(tmp_path, "none", model_folder=model_folder, shards_folder=None, conversations_folder=None)
     assert load_scores(work.folder / "scores.json") == []
     assert [path.name for path in work.folder.iterdir()] == ["scores.json"]
-
-
-def test_encode_text_of_the_expected_answer_bounds_the_generation(engine: Engine) -> None:
-    assert len(encode_text(engine.tokenizer, "żż")) == 4

@@ -81,6 +81,13 @@ def test_rows_do_not_depend_on_what_else_is_measured() -> None:
     assert [row for row in alone if row.language == "mt"] == [row for row in together if row.language == "mt"]
 
 
+def test_languages_are_drawn_independently_of_each_other() -> None:
+    twins = [Measured(language, "t", float(n % 3 > 0), 1.0) for language in ("cs", "sk") for n in range(60)]
+    rows = {row.language: row for row in scores_of(twins, "exact_answer", resamples=2000, seed=0) if row.task == "all"}
+    width, mean_width = (rows[language].high - rows[language].low for language in ("cs", "mean"))
+    assert mean_width == pytest.approx(width / 2**0.5, rel=0.15)
+
+
 def test_no_items_give_no_rows() -> None:
     assert scores_of([], "exact_answer", resamples=200, seed=0) == []
 

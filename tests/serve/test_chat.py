@@ -157,6 +157,5 @@ def test_a_base_model_goes_on_with_the_text_and_says_so(
     record(tmp_path, "step.json", {"pretrain": {}})
     assert chat.run(tmp_path, options(prompt="ab")) == 0
     shown = capfd.readouterr()
-    prompt = [engine.start_id, *tokenizer.encode("ab").ids]
-    assert shown.out == engine.text(engine.tokens(prompt, max_tokens=12)) + "\n"
+    assert shown.out == engine.text(engine.tokens(tokenizer.encode("ab").ids, max_tokens=12)) + "\n"
     assert "never tuned" in shown.err

@@ -13,6 +13,7 @@ from hanse.errors import InputError
 from hanse.model import hf
 from hanse.model.transformer import Transformer
 from hanse.runtime import Runtime
+from hanse.serve.detokenize import StopStrings
 from hanse.serve.engine import Engine, load_engine
 from hanse.tune.template import encode_text, render
 
@@ -134,6 +135,11 @@ def test_text_ends_before_the_first_stop_string(
     engine: Engine, text: str, stop: tuple[str, ...], expected: str
 ) -> None:
     assert "".join(Scripted(engine, text).stream([1], stop=stop)) == expected
+
+
+def test_of_two_stop_strings_in_one_piece_the_first_in_the_text_counts() -> None:
+    stops = StopStrings(("ê", "è"))
+    assert (stops.add("éèê"), stops.found, stops.add("x"), stops.finish()) == ("é", True, "", "")
 
 
 def test_generation_ends_where_the_context_ends(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
