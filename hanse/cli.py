@@ -113,14 +113,26 @@ def _verb(verbs, shared, name, function, description):
 
 
 def _run(options: argparse.Namespace) -> int:
-    from hanse import pipeline, plan, recipe
+    from hanse import plan, recipe
 
     path = Path(options.recipe) if options.recipe else recipe.embedded()
     parsed = recipe.load(path, options.set)
     if options.dry_run:
         plan.show(parsed, as_json=options.json)
         return 0
-    pipeline.run(parsed, options)
+    plan.model_config(parsed)  # an impossible size is refused before the first stage, not after an hour of curation
+    from hanse import pipeline
+    from hanse.console import Console
+    from hanse.runtime import Runtime
+    from hanse.store.stage import Store
+
+    pipeline.check_until(parsed, options.until)
+    runtime, console = Runtime.detect(options.device, options.threads), Console()
+    outcome = pipeline.run(parsed, Store.open(options.store), runtime=runtime, console=console, until=options.until)
+    if options.json:
+        print(json.dumps(outcome.as_dict(), indent=1))
+    else:
+        console.summary(outcome)
     return 0
 
 

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import time
+from typing import TYPE_CHECKING
 
 from rich.console import Console as RichConsole
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from hanse.store.stage import Built
+
+if TYPE_CHECKING:
+    from hanse.pipeline import Outcome
 
 PLAIN_SECONDS = 10.0  # between progress lines where there is no terminal to draw a bar on
 
@@ -70,6 +75,25 @@ class Console:
         """A line that asks for attention."""
         self._close()
         self.rich.print(f"  [yellow]warning:[/yellow] {escape(text)}")
+
+    def summary(self, outcome: Outcome) -> None:
+        """The end of a run: a table of the languages, what was made, and what to do next."""
+        from hanse.evaluate.scores import as_table, language_rows, load_scores
+
+        evaluation, tokenizer = outcome.artifact("evaluation"), outcome.artifact("tokenizer")
+        if evaluation is not None and tokenizer is not None:
+            measured = json.loads((tokenizer.path / "premium.json").read_text())["languages"]
+            premium = {row["language"]: row["premium"] for row in measured if row["premium"] is not None}
+            self.rich.print(as_table(language_rows(load_scores(evaluation.path / "scores.json"), premium)))
+        last = outcome.built[-1].artifact
+        self.rich.print(f"\n[bold]{escape(last.ref)}[/bold] lies in {escape(str(last.path))}")
+        if last.kind == "release":
+            for command in (
+                f"hanse chat --model {last.name}",
+                f"hanse verify {last.kind}/{last.name}",
+                f"hanse lineage {last.kind}/{last.name}",
+            ):
+                self.rich.print(f"  {command}")
 
     def _plain(self, label: str, done: int, total: int | None) -> None:
         now = time.monotonic()

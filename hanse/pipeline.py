@@ -6,6 +6,7 @@ dataset -> conversations -> tokenizer -> shards -> model (base) -> model (tuned)
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,6 +50,32 @@ class Outcome:
         """The last artifact of a kind."""
         return next((b.artifact for b in reversed(self.built) if b.artifact.kind == kind), None)
 
+    def as_dict(self) -> dict[str, Any]:
+        """The artifacts, and the scores if the run got that far, for JSON."""
+        evaluation = self.artifact("evaluation")
+        return {
+            "artifacts": [
+                {
+                    "ref": built.artifact.ref,
+                    "path": str(built.artifact.path),
+                    "digest": built.artifact.digest,
+                    "state": built.state,
+                    "drift": built.drift,
+                }
+                for built in self.built
+            ],
+            "scores": json.loads((evaluation.path / "scores.json").read_text()) if evaluation else [],
+        }
+
+
+def check_until(recipe: Recipe, until: str | None) -> None:
+    """Refuse `--until` with a kind that the recipe does not make."""
+    kinds = ["dataset", "tokenizer", "shards", "model", "evaluation", "release"]
+    if _talking(recipe):
+        kinds.insert(1, "conversations")
+    if until is not None and until not in kinds:
+        raise InputError(f"--until {until}: this recipe makes {', '.join(kinds)}.")
+
 
 def run(recipe: Recipe, store: Store, *, runtime: Runtime, console: Console, until: str | None = None) -> Outcome:
     """Carry out a recipe; what is there already and unchanged is not made again.
@@ -57,13 +84,11 @@ def run(recipe: Recipe, store: Store, *, runtime: Runtime, console: Console, unt
         InputError: bad input in any stage. Stages that finished are kept.
         Interrupted: a stop was asked for; the running stage has saved what it can resume from.
     """
-    planned = stages(recipe, runtime=runtime, console=console)
-    if until is not None and until not in {stage.kind for stage in planned}:
-        known = ", ".join(dict.fromkeys(stage.kind for stage in planned))
-        raise InputError(f"--until {until}: this recipe makes {known}.")
+    planned = stages(recipe, store, runtime=runtime, console=console)
+    last = max((number for number, stage in enumerate(planned) if stage.kind == until), default=len(planned) - 1)
     done: dict[str, Built] = {}
     with store.lock(recipe.name):
-        for stage in planned:
+        for stage in planned[: last + 1]:
             console.begin(stage.title, f"{stage.key}/{recipe.version}")
             built = store.build(
                 stage.kind,
@@ -75,8 +100,6 @@ def run(recipe: Recipe, store: Store, *, runtime: Runtime, console: Console, unt
             )
             done[stage.key] = built
             console.end(built)
-            if stage.kind == until and not any(s.kind == until for s in planned[planned.index(stage) + 1 :]):
-                break
     return Outcome(tuple(done.values()))
 
 
@@ -84,7 +107,7 @@ def _with(make: Callable[[Work, Inputs], None], inputs: Inputs) -> Callable[[Wor
     return lambda work: make(work, inputs)
 
 
-def stages(recipe: Recipe, *, runtime: Runtime, console: Console) -> list[Stage]:
+def stages(recipe: Recipe, store: Store, *, runtime: Runtime, console: Console) -> list[Stage]:
     """The stages of a recipe, in the order in which they run."""
     dataset, tokenizer, shards = (f"{kind}/{recipe.name}" for kind in ("dataset", "tokenizer", "shards"))
     conversations = f"conversations/{recipe.name}" if _talking(recipe) else None
@@ -105,7 +128,7 @@ def stages(recipe: Recipe, *, runtime: Runtime, console: Console) -> list[Stage]
         model = tuned
     evaluation = f"evaluation/{model.removeprefix('model/')}"
     plan.append(_evaluation(recipe, evaluation, model, shards, conversations, runtime, console))
-    plan.append(_release(recipe, model, evaluation))
+    plan.append(_release(recipe, model, evaluation, store))
     return plan
 
 
@@ -125,9 +148,9 @@ def _identity(source: Source) -> dict[str, Any]:
         from hanse.data import atlas
 
         return {**identity, "generated_from": atlas.sources()}
-    from hanse.data.sources import files
+    from hanse.data.sources import find_files
 
-    return {**identity, "files": {path.name: _file_digest(path) for path in files(source)}}
+    return {**identity, "files": {name: _file_digest(path) for path, name in find_files(source)}}
 
 
 def _file_digest(path: Path) -> str:
@@ -190,6 +213,7 @@ def _tokenizer(recipe: Recipe, dataset: str, conversations: str | None, console:
             work, inputs[dataset].path, recipe.tokenizer,
             chat_template=CHAT_TEMPLATE,
             extra_texts=talk.texts(inputs[conversations].path) if conversations else (),
+            seed=recipe.seed,
             progress=console.progress,
         )  # fmt: skip
 
@@ -216,7 +240,10 @@ def _pretrain(recipe: Recipe, key: str, shards: str, tokenizer: str, runtime: Ru
     def make(work: Work, inputs: Inputs) -> None:
         from hanse.train.pretrain import pretrain
 
-        pretrain(work, recipe, shards=inputs[shards].path, tokenizer=inputs[tokenizer].path, runtime=runtime, console=console)
+        pretrain(
+            work, recipe, shards=inputs[shards].path, data_digest=inputs[shards].digest,
+            tokenizer=inputs[tokenizer].path, runtime=runtime, console=console,
+        )  # fmt: skip
 
     return _stage(key, "Pre-train", definition, [shards, tokenizer], make)
 
@@ -256,12 +283,20 @@ def _evaluation(
     return _stage(key, "Evaluate", definition, [model, shards, *([talk] if talk else [])], make)
 
 
-def _release(recipe: Recipe, model: str, evaluation: str) -> Stage:
+def _release(recipe: Recipe, model: str, evaluation: str, store: Store) -> Stage:
     def definition() -> dict[str, Any]:
-        release = recipe.release.model_dump(mode="json", exclude={"key"})
-        return {"release": release, "languages": list(recipe.languages), "description": recipe.description}
+        from hanse.release.folder import release_definition
+
+        return release_definition(
+            recipe.release, recipe_name=recipe.name, languages=recipe.languages, description=recipe.description
+        )
 
     def make(work: Work, inputs: Inputs) -> None:
-        raise NotImplementedError
+        from hanse.release.folder import release
+
+        release(
+            work, model=inputs[model], evaluation=inputs[evaluation], store=store, settings=recipe.release,
+            recipe_name=recipe.name, languages=recipe.languages, description=recipe.description,
+        )  # fmt: skip
 
     return _stage(f"release/{recipe.name}", "Release", definition, [model, evaluation], make)

@@ -201,7 +201,7 @@ class Recipe(Section):
     source: Annotated[tuple[Source, ...], Field(min_length=1)]
     curate: Curate = Curate()
     tokenizer: Tokenizer = Tokenizer()
-    model: Model = Model()
+    model: Model = Field(default_factory=Model)
     pretrain: Pretrain = Pretrain()
     tune: tuple[Tune, ...] = ()
     evaluate: Evaluate = Evaluate()

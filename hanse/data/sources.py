@@ -52,6 +52,10 @@ class BrokenFile(Exception):
     """The rest of a file cannot be read; what came before is sound."""
 
 
+class DamagedFile(Exception):
+    """The content of a file does not match the checksum inside it, so nothing that was read from it can be trusted."""
+
+
 def read(
     source: Source, *, languages: tuple[str, ...], seed: int, on_fault: Callable[[Fault], None]
 ) -> Iterator[dict[str, Any]]:
@@ -165,6 +169,10 @@ def _records(
                 yield name, line, record
         except BrokenFile as error:
             report(Fault(source.name, name, 0, "broken-file", str(error)))
+        except DamagedFile as error:
+            raise InputError(
+                f"source '{source.name}': {path} is damaged ({error}), so its text cannot be trusted; fetch it again."
+            ) from None
         except OSError as error:
             reason = error.strerror or str(error)
             raise InputError(f"source '{source.name}': {path} cannot be read ({reason}).") from None
@@ -181,7 +189,8 @@ def jsonl_records(path: Path) -> Iterator[tuple[int, object]]:
     """(line, JSON value) for each line that is not blank; a line that cannot be parsed comes as a BadRecord.
 
     Raises:
-        BrokenFile: the compression breaks off or is damaged.
+        BrokenFile: the compression breaks off.
+        DamagedFile: the content does not match its checksum.
         OSError: the file cannot be opened or read.
     """
     with open(path, "rb") as file:
@@ -194,7 +203,11 @@ def jsonl_records(path: Path) -> Iterator[tuple[int, object]]:
                 rest = line
                 while is_too_long and rest and not rest.endswith(b"\n"):
                     rest = stream.readline(MAX_LINE_BYTES)
-            except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+            except gzip.BadGzipFile as error:
+                if "CRC" in str(error) or "length" in str(error):
+                    raise DamagedFile(str(error)) from None
+                raise BrokenFile(f"what follows line {line_number} is not compressed data: {error}") from None
+            except (EOFError, zlib.error) as error:
                 raise BrokenFile(
                     f"the compressed file breaks off or is damaged after line {line_number}: {error}"
                 ) from None
@@ -307,7 +320,7 @@ class _ZstdFile(io.RawIOBase):
             try:
                 self._output = memoryview(self._frame.decompress(self._input))
             except self._error as error:
-                raise EOFError(str(error)) from None
+                raise (DamagedFile if "checksum" in str(error) else EOFError)(str(error)) from None
             self._input = b""
             if self._frame.eof:
                 self._input, self._frame = self._frame.unused_data, None
