@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from hanse import __version__
-from hanse.errors import Interrupted, InputError
+from hanse.errors import InputError, Interrupted
 
 EPILOG = """\
 a first walk:

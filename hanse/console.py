@@ -1,4 +1,4 @@
-"""What a person sees while a recipe runs: one heading a stage, a bar on long work, a table at the end. All on stderr."""
+"""What a person sees while a recipe runs: a heading a stage, a bar on long work, a table at the end. All on stderr."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A recipe as a list of stages, in order. Each stage is a function from its section and input artifacts to one artifact.
+"""A recipe as a list of stages, in order. Each is a function from its section and input artifacts to one artifact.
 
 dataset -> conversations -> tokenizer -> shards -> model (base) -> model (tuned) -> evaluation -> release
 """
@@ -9,6 +9,7 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from hanse.console import Console
     from hanse.runtime import Runtime
 
-Inputs = Mapping[str, Artifact]
+Inputs = Mapping[str, Artifact]  # by kind
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class Stage:
     title: str
     definition: Callable[[], dict[str, Any]]
     inputs: tuple[str, ...]  # "kind/name" of earlier stages
-    make: Callable[[Work, Inputs], None]
+    make: Callable[[Inputs, Work], None]
 
     @property
     def key(self) -> str:
@@ -90,21 +91,18 @@ def run(recipe: Recipe, store: Store, *, runtime: Runtime, console: Console, unt
     with store.lock(recipe.name):
         for stage in planned[: last + 1]:
             console.begin(stage.title, f"{stage.key}/{recipe.version}")
+            inputs = {key.split("/")[0]: done[key].artifact for key in stage.inputs}
             built = store.build(
                 stage.kind,
                 stage.name,
                 recipe.version,
                 definition=stage.definition(),
-                inputs={key: done[key].artifact for key in stage.inputs},
-                make=_with(stage.make, {key: done[key].artifact for key in stage.inputs}),
+                inputs=inputs,
+                make=partial(stage.make, inputs),
             )
             done[stage.key] = built
             console.end(built)
     return Outcome(tuple(done.values()))
-
-
-def _with(make: Callable[[Work, Inputs], None], inputs: Inputs) -> Callable[[Work], None]:
-    return lambda work: make(work, inputs)
 
 
 def stages(recipe: Recipe, store: Store, *, runtime: Runtime, console: Console) -> list[Stage]:
@@ -170,7 +168,7 @@ def _dataset(recipe: Recipe, console: Console) -> Stage:
             "source": [_identity(source) for source in recipe.text_sources()],
         }
 
-    def make(work: Work, inputs: Inputs) -> None:
+    def make(inputs: Inputs, work: Work) -> None:
         from hanse.data.curate import curate
 
         curate(
@@ -192,7 +190,7 @@ def _conversations(recipe: Recipe) -> Stage:
             "source": [_identity(source) for source in talking],
         }
 
-    def make(work: Work, inputs: Inputs) -> None:
+    def make(inputs: Inputs, work: Work) -> None:
         from hanse.data.conversations import gather
 
         gather(work, talking, recipe.curate, languages=recipe.languages, seed=recipe.seed)
@@ -204,15 +202,15 @@ def _tokenizer(recipe: Recipe, dataset: str, conversations: str | None, console:
     def definition() -> dict[str, Any]:
         return {"tokenizer": recipe.tokenizer.model_dump(mode="json"), "seed": recipe.seed}
 
-    def make(work: Work, inputs: Inputs) -> None:
+    def make(inputs: Inputs, work: Work) -> None:
         from hanse.data import conversations as talk
         from hanse.data.tokenizer import train_tokenizer
         from hanse.tune.template import CHAT_TEMPLATE
 
         train_tokenizer(
-            work, inputs[dataset].path, recipe.tokenizer,
+            work, inputs["dataset"].path, recipe.tokenizer,
             chat_template=CHAT_TEMPLATE,
-            extra_texts=talk.texts(inputs[conversations].path) if conversations else (),
+            extra_texts=talk.texts(inputs["conversations"].path) if conversations else (),
             seed=recipe.seed,
             progress=console.progress,
         )  # fmt: skip
@@ -221,10 +219,12 @@ def _tokenizer(recipe: Recipe, dataset: str, conversations: str | None, console:
 
 
 def _shards(recipe: Recipe, dataset: str, tokenizer: str, console: Console) -> Stage:
-    def make(work: Work, inputs: Inputs) -> None:
+    def make(inputs: Inputs, work: Work) -> None:
         from hanse.data.shards import write_shards
 
-        write_shards(work, inputs[dataset].path, inputs[tokenizer].path, seed=recipe.seed, progress=console.progress)
+        write_shards(
+            work, inputs["dataset"].path, inputs["tokenizer"].path, seed=recipe.seed, progress=console.progress
+        )
 
     return _stage(f"shards/{recipe.name}", "Shards", lambda: {"seed": recipe.seed}, [dataset, tokenizer], make)
 
@@ -237,12 +237,12 @@ def _pretrain(recipe: Recipe, key: str, shards: str, tokenizer: str, runtime: Ru
             "seed": recipe.seed,
         }
 
-    def make(work: Work, inputs: Inputs) -> None:
+    def make(inputs: Inputs, work: Work) -> None:
         from hanse.train.pretrain import pretrain
 
         pretrain(
-            work, recipe, shards=inputs[shards].path, data_digest=inputs[shards].digest,
-            tokenizer=inputs[tokenizer].path, runtime=runtime, console=console,
+            work, recipe, shards=inputs["shards"].path, data_digest=inputs["shards"].digest,
+            tokenizer=inputs["tokenizer"].path, runtime=runtime, console=console,
         )  # fmt: skip
 
     return _stage(key, "Pre-train", definition, [shards, tokenizer], make)
@@ -252,11 +252,11 @@ def _tune(recipe: Recipe, tune: Tune, key: str, model: str, talk: str, runtime: 
     def definition() -> dict[str, Any]:
         return {"tune": tune.model_dump(mode="json", exclude={"checkpoint_seconds", "compile"}), "seed": recipe.seed}
 
-    def make(work: Work, inputs: Inputs) -> None:
+    def make(inputs: Inputs, work: Work) -> None:
         from hanse.tune.sft import finetune
 
         finetune(
-            work, tune, model=inputs[model].path, conversations=inputs[talk].path, seed=recipe.seed,
+            work, tune, model=inputs["model"].path, conversations=inputs["conversations"].path, seed=recipe.seed,
             runtime=runtime, console=console,
         )  # fmt: skip
 
@@ -269,14 +269,14 @@ def _evaluation(
     def definition() -> dict[str, Any]:
         return {"evaluate": recipe.evaluate.model_dump(mode="json"), "seed": recipe.seed}
 
-    def make(work: Work, inputs: Inputs) -> None:
+    def make(inputs: Inputs, work: Work) -> None:
         from hanse.evaluate.scores import evaluate
 
         evaluate(
             work,
-            model_folder=inputs[model].path,
-            shards_folder=inputs[shards].path,
-            conversations_folder=inputs[talk].path if talk and recipe.tune else None,
+            model_folder=inputs["model"].path,
+            shards_folder=inputs["shards"].path,
+            conversations_folder=inputs["conversations"].path if talk and recipe.tune else None,
             settings=recipe.evaluate, runtime=runtime, seed=recipe.seed, progress=console.progress,
         )  # fmt: skip
 
@@ -291,11 +291,11 @@ def _release(recipe: Recipe, model: str, evaluation: str, store: Store) -> Stage
             recipe.release, recipe_name=recipe.name, languages=recipe.languages, description=recipe.description
         )
 
-    def make(work: Work, inputs: Inputs) -> None:
+    def make(inputs: Inputs, work: Work) -> None:
         from hanse.release.folder import release
 
         release(
-            work, model=inputs[model], evaluation=inputs[evaluation], store=store, settings=recipe.release,
+            work, model=inputs["model"], evaluation=inputs["evaluation"], store=store, settings=recipe.release,
             recipe_name=recipe.name, languages=recipe.languages, description=recipe.description,
         )  # fmt: skip
 

@@ -367,8 +367,8 @@ def _model_keys() -> tuple[str, ...]:
 def _make_paths_absolute(data: Mapping[str, Any], folder: Path) -> None:
     """Anchor the relative paths of data that is not checked yet, so anything of another shape is left alone."""
     sources = data.get("source")
-    sections = [*sources, data.get("release")] if isinstance(sources, list) else [data.get("release")]
-    for section in sections:
-        for key in ("path", "key") if isinstance(section, dict) else ():
+    sections = [*(sources if isinstance(sources, list) else []), data.get("release")]
+    for section in (section for section in sections if isinstance(section, dict)):
+        for key in ("path", "key"):
             if isinstance(section.get(key), str) and section[key]:
                 section[key] = str((folder / Path(section[key]).expanduser()).absolute())

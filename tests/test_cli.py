@@ -12,7 +12,8 @@ from hanse.cli import main
 
 def run(*arguments: str, cwd=None, **environment: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "hanse.cli", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env={**os.environ, **environment}, timeout=120)
+    env = {**os.environ, **environment}
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=env, timeout=120)
 
 
 def imported(*arguments: str) -> set[str]:

@@ -100,7 +100,8 @@ def test_setting_that_does_not_fit_is_refused(tmp_path, setting, expected):
 
 
 def test_settings_reach_values_lists_and_new_sections(tmp_path):
-    settings = ["pretrain.budget_tokens=81920", "model.hidden_size=64", "languages=['ga']", "version=7", "release.title=Ein Titel"]
+    values = ["pretrain.budget_tokens=81920", "model.hidden_size=64", "languages=['ga']"]
+    settings = [*values, "version=7", "release.title=Ein Titel"]
     loaded = recipe.load(write(tmp_path, MINIMAL), settings)
     assert (loaded.pretrain.steps, loaded.model.overrides) == (10, {"hidden_size": 64})
     assert (loaded.languages, loaded.version, loaded.release.title) == (("ga",), "7", "Ein Titel")

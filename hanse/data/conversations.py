@@ -90,8 +90,8 @@ def _records(source: Source, languages: tuple[str, ...], seed: int) -> Iterator[
     if source.kind == "atlas":
         from hanse.data import atlas
 
-        for number, record in enumerate(atlas.conversations(languages, seed), 1):
-            yield {"file": "atlas", "line": number}, record
+        for number, conversation in enumerate(atlas.conversations(languages, seed), 1):
+            yield {"file": "atlas", "line": number}, conversation
         return
     for path, name in find_files(source):
         try:

@@ -82,6 +82,11 @@ class Tokenizer:
         """The text of token ids; bytes that are not UTF-8 (a cut character) become U+FFFD."""
         return self.hf.decode(list(ids), skip_special_tokens=skip_special)
 
+    def special_ids(self) -> dict[str, int]:
+        """The ids that a model's config.json names."""
+        names = {"bos_token_id": BEGIN_OF_TEXT, "eos_token_id": END_OF_TEXT, "pad_token_id": PAD}
+        return {key: self.id_of(token) for key, token in names.items()}
+
     def id_of(self, special: str) -> int:
         """Id of a control token. Raises KeyError if the tokenizer has none of that name."""
         token_id = self.hf.token_to_id(special)

@@ -67,7 +67,7 @@ def pretrain(
         label="pretrain",
         console=console.rich,
     )
-    hf.save(model, work.folder, token_ids=special_token_ids(tokenizer))
+    hf.save(model, work.folder, token_ids=Tokenizer.load(tokenizer).special_ids())
     for name in FILES:
         shutil.copyfile(tokenizer / name, work.folder / name)
     work.note(
@@ -85,12 +85,3 @@ def _batches(loader: Loader, recipe: Recipe, step: int) -> list[Batch]:
     micro = (settings.micro_batch_tokens or settings.batch_tokens) // settings.sequence_length
     first = step * rows
     return [loader.batch(start, micro) for start in range(first, first + rows, micro)]
-
-
-def special_token_ids(folder: Path) -> dict[str, int]:
-    tokenizer = Tokenizer.load(folder)
-    return {
-        "bos_token_id": tokenizer.id_of("<|begin_of_text|>"),
-        "eos_token_id": tokenizer.id_of("<|end_of_turn|>"),
-        "pad_token_id": tokenizer.id_of("<|end_of_text|>"),
-    }

@@ -27,7 +27,6 @@ from hanse.errors import InputError
 from hanse.model import hf
 from hanse.runtime import Runtime
 from hanse.train.loop import train
-from hanse.train.pretrain import special_token_ids
 from hanse.tune.template import Rendered, render_all
 
 if TYPE_CHECKING:
@@ -170,7 +169,7 @@ def finetune(
     Raises:
         InputError, Interrupted: as `train`; and if no conversation can be used.
     """
-    rows = talk.read(conversations / "train.jsonl")
+    rows = [row for row in talk.read(conversations / "train.jsonl") if row["source"] == settings.source]
     micro_batch_tokens = settings.micro_batch_tokens or settings.batch_tokens
     packed = PackedConversations(
         render_all(Tokenizer.load(model).hf, [row["messages"] for row in rows]),
@@ -199,7 +198,7 @@ def finetune(
         label="tune",
         console=console.rich,
     )
-    hf.save(network, work.folder, token_ids=special_token_ids(model))
+    hf.save(network, work.folder, token_ids=Tokenizer.load(model).special_ids())
     for name in FILES:
         shutil.copyfile(model / name, work.folder / name)
     work.note(
