@@ -65,6 +65,16 @@ def test_sums_rewritten_to_fit_changed_content_do_not_match_the_record(store):
     assert "SHA256SUMS: is not the one that step.json names" in problems(store)
 
 
+def test_a_record_cannot_pass_a_file_off_as_a_byproduct(store):
+    folder = store.find("model/a").path
+    (folder / "content").write_text("other")
+    record = json.loads((folder / "step.json").read_text())
+    forged = {"name": "content", "digest": {"sha256": check.sha256_file(folder / "content")}}
+    record["predicate"]["runDetails"]["byproducts"].append(forged)
+    (folder / "step.json").write_text(json.dumps(record))
+    assert problems(store) == ["content: changed"]
+
+
 def test_an_ancestor_that_is_gone_is_named(store):
     shutil.rmtree(store.root / "dataset")
     assert problems(store) == ["dataset/a/1: is missing, so what was made from it cannot be followed to its source"]
