@@ -75,8 +75,10 @@ def read_items(path: Path) -> Iterator[Item]:
     """The questions of a `heldout.jsonl` that count.
 
     Raises:
-        InputError: if a line is no conversation that ends with an answer.
+        InputError: if the file is missing, or a line is no conversation that ends with an answer.
     """
+    if not path.is_file():
+        raise InputError(f"{path}: is missing; name a folder of conversations that holds some out.")
     with path.open(encoding="utf-8") as lines:
         for number, line in enumerate(lines, 1):
             try:
@@ -119,13 +121,14 @@ def choose(items: Iterable[Item], *, per_language: int, seed: int) -> list[Item]
 
 
 def answer(engine: Engine, items: Sequence[Item], *, progress: Progress | None = None) -> list[Answer]:
-    """Ask every question once, greedily."""
+    """Ask every question once, greedily. One that leaves no room for an answer in the context gets an empty one."""
     prompts = render_all(engine.tokenizer, [item.messages for item in items], add_generation_prompt=True)
     # An answer may be spelled with other tokens than ours, but one far longer than the expected text is wrong anyway.
     limits = [2 * len(encode_text(engine.tokenizer, item.expected)) + 4 for item in items]
     # Alike lengths together: rows of a batch have the same length, and a slice should fill its batches.
     order = sorted(range(len(items)), key=lambda index: (len(prompts[index].ids), index))
-    given: dict[int, str] = {}
+    given = {index: "" for index in order if len(prompts[index].ids) >= engine.context}
+    order = [index for index in order if index not in given]
     for start in range(0, len(order), PROMPTS_AT_ONCE):
         slice_ = order[start : start + PROMPTS_AT_ONCE]
         completions = engine.complete(

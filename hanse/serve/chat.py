@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import sys
 from collections.abc import Iterator
@@ -93,6 +94,8 @@ class Chat:
 
 def run(folder: Path, options: argparse.Namespace) -> int:
     """`hanse chat`: answer `options.prompt` and leave, or talk until the person leaves. Returns the exit code."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a terminal without Greek shows ? and the program goes on
     runtime = Runtime.detect(options.device, options.threads)
     runtime.apply()
     sampling = Sampling(

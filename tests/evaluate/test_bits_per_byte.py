@@ -6,7 +6,7 @@ import json
 import math
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
@@ -60,7 +60,7 @@ def documents(*lengths: int, seed: int = 0) -> list[Document]:
 
 def test_a_uniform_model_needs_log2_of_the_vocabulary_for_every_token() -> None:
     texts = documents(1, 5, 16, 17, 100)
-    found = bits(Uniform(300), texts)
+    found = bits(cast(Any, Uniform(300)), texts)
     assert found == pytest.approx([length * math.log2(300) for length in (1, 5, 16, 17, 100)], rel=1e-6)
     values = [item.numerator / item.denominator for item in measure(texts, found)]
     assert values == pytest.approx([math.log2(300) / 3] * 5, rel=1e-6)
@@ -70,7 +70,7 @@ def test_the_first_token_costs_as_if_drawn_evenly_and_each_other_is_predicted_fr
     counting = Document("a", "en", "s", np.arange(20, dtype=np.int64), 20)
     stumbling = Document("b", "en", "s", np.array([7, 8, 10, 11], dtype=np.int64), 4)
     first, right, wrong = math.log2(300), -math.log2(0.75), -math.log2(0.25 / 299)
-    found = bits(Successor(300), [counting, stumbling])
+    found = bits(cast(Any, Successor(300)), [counting, stumbling])
     assert found == pytest.approx([first + 19 * right, first + 2 * right + wrong], rel=1e-5)
 
 

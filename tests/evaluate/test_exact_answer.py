@@ -93,6 +93,7 @@ class Parrot(Engine):
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self.tokenizer = tokenizer
+        self.context = 100
 
     def complete(self, prompts: Sequence[Sequence[int]], *, max_tokens: int | Sequence[int]) -> list[list[int]]:
         assert not isinstance(max_tokens, int)
@@ -110,6 +111,17 @@ def test_answers_return_to_their_questions_whatever_the_order_of_asking(
     assert [one.given for one in found] == texts
     assert all(one.is_correct for one in found)
     assert reports[-1] == ("questions", 40, 40)
+
+
+def test_a_question_that_fills_the_context_is_wrong_and_stops_nothing(tokenizer: Tokenizer) -> None:
+    items = [Item(str(n), "mt", "t", ({"role": "user", "content": "x" * n},), "x" * n) for n in (200, 5)]
+    assert [one.given for one in answer(Parrot(tokenizer), items)] == ["", "xxxxx"]
+
+
+def test_no_questions_give_no_answers_and_a_missing_file_is_named(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    assert answer(Parrot(tokenizer), []) == []
+    with pytest.raises(InputError, match=r"heldout\.jsonl: is missing"):
+        list(read_items(tmp_path / "heldout.jsonl"))
 
 
 class FakeWork:
@@ -191,7 +203,7 @@ def test_the_stage_measures_the_validation_shards_per_language_and_source(
 
 def write_shards(folder: Path, tokenizer: Tokenizer, texts: dict[str, list[str]]) -> Path:
     """A shards artifact with these texts for validation."""
-    end, rows, counts = tokenizer.token_to_id("<|end_of_text|>"), [], {}
+    end, rows, counts = tokenizer.encode("<|end_of_text|>").ids[0], [], {}
     (folder / "validation").mkdir(parents=True)
     for language, group in texts.items():
         ids: list[int] = []

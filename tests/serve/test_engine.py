@@ -168,7 +168,7 @@ def test_a_prompt_that_is_empty_or_fills_the_context_is_refused(engine: Engine, 
 @pytest.mark.parametrize(
     "settings", [{"temperature": -1.0}, {"temperature": float("nan")}, {"top_p": 0.0}, {"top_p": 1.5}]
 )
-def test_sampling_settings_out_of_range_are_refused_by_name(engine: Engine, settings: dict[str, float]) -> None:
+def test_sampling_settings_out_of_range_are_refused_by_name(engine: Engine, settings: dict[str, Any]) -> None:
     with pytest.raises(InputError, match=next(iter(settings))):
         list(engine.tokens([1], max_tokens=5, **settings))
 
