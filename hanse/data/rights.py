@@ -17,6 +17,7 @@ _DUTIES = (
     ("CC-BY-SA-4.0", "CC-BY-SA-3.0", "EUPL-1.2", "EUPL-1.1", "MPL-2.0", "LGPL-2.1-or-later", "LGPL-3.0-or-later",
      "ODbL-1.0", "GFDL-1.3-or-later"),
 )  # fmt: skip
+MAX_EXPRESSION = 1000  # characters; a longer one is no licence but an attack
 _RANK = {licence.lower(): rank for rank, group in enumerate(_DUTIES) for licence in group}
 _SPELLING = {licence.lower(): licence for group in _DUTIES for licence in group}
 _TOKEN = re.compile(r"\(|\)|[^\s()]+")
@@ -37,6 +38,8 @@ def is_allowed(licence: str, allowed: Iterable[str]) -> bool:
     names = {name.lower() for name in allowed}
     if licence.strip().lower() in names:
         return True
+    if len(licence) > MAX_EXPRESSION:
+        return False
     tokens = _TOKEN.findall(licence)
     try:
         verdict, rest = _either(tokens, names)

@@ -52,7 +52,7 @@ class BrokenFile(Exception):
     """The rest of a file cannot be read; what came before is sound."""
 
 
-class DamagedFile(Exception):
+class DamagedFile(InputError):
     """The content of a file does not match the checksum inside it, so nothing that was read from it can be trusted."""
 
 
@@ -170,9 +170,7 @@ def _records(
         except BrokenFile as error:
             report(Fault(source.name, name, 0, "broken-file", str(error)))
         except DamagedFile as error:
-            raise InputError(
-                f"source '{source.name}': {path} is damaged ({error}), so its text cannot be trusted; fetch it again."
-            ) from None
+            raise InputError(f"source '{source.name}': {error}") from None
         except OSError as error:
             reason = error.strerror or str(error)
             raise InputError(f"source '{source.name}': {path} cannot be read ({reason}).") from None
@@ -205,7 +203,7 @@ def jsonl_records(path: Path) -> Iterator[tuple[int, object]]:
                     rest = stream.readline(MAX_LINE_BYTES)
             except gzip.BadGzipFile as error:
                 if "CRC" in str(error) or "length" in str(error):
-                    raise DamagedFile(str(error)) from None
+                    raise _damaged(path, error) from None
                 raise BrokenFile(f"what follows line {line_number} is not compressed data: {error}") from None
             except (EOFError, zlib.error) as error:
                 raise BrokenFile(
@@ -286,7 +284,7 @@ def _decompressed(file: IO[bytes], path: Path) -> IO[bytes]:
     if magic.startswith(_GZIP_MAGIC):
         return gzip.GzipFile(fileobj=file)  # type: ignore[return-value]
     if magic.startswith(_ZSTD_MAGIC):
-        return io.BufferedReader(_ZstdFile(file), buffer_size=2**17)
+        return io.BufferedReader(_ZstdFile(file, path), buffer_size=2**17)
     if path.suffix in (".gz", ".zst") and magic:
         raise BrokenFile(f"the file is named {path.suffix}, but its content is not compressed that way")
     return file
@@ -295,10 +293,10 @@ def _decompressed(file: IO[bytes], path: Path) -> IO[bytes]:
 class _ZstdFile(io.RawIOBase):
     """Zstandard frames as one stream. The library's own stream reader takes a cut-off frame for the end of the file."""
 
-    def __init__(self, file: IO[bytes]) -> None:
+    def __init__(self, file: IO[bytes], path: Path) -> None:
         import zstandard
 
-        self._file = file
+        self._file, self._path = file, path
         self._error = zstandard.ZstdError
         self._context = zstandard.ZstdDecompressor()
         self._frame: Any = None
@@ -320,7 +318,9 @@ class _ZstdFile(io.RawIOBase):
             try:
                 self._output = memoryview(self._frame.decompress(self._input))
             except self._error as error:
-                raise (DamagedFile if "checksum" in str(error) else EOFError)(str(error)) from None
+                if "checksum" in str(error):
+                    raise _damaged(self._path, error) from None
+                raise EOFError(str(error)) from None
             self._input = b""
             if self._frame.eof:
                 self._input, self._frame = self._frame.unused_data, None
@@ -328,6 +328,10 @@ class _ZstdFile(io.RawIOBase):
         buffer[:count] = self._output[:count]
         self._output = self._output[count:]
         return count
+
+
+def _damaged(path: Path, error: Exception) -> DamagedFile:
+    return DamagedFile(f"{path} is damaged ({error}), so its text cannot be trusted; fetch it again.")
 
 
 def _fixed_part(pattern: str) -> Path:

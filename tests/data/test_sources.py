@@ -1,0 +1,285 @@
+"""The strict readers, on everything that people's files hold."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import zstandard
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from hanse.data import sources
+from hanse.data.sources import Fault, read
+from hanse.errors import InputError
+from hanse.recipe import Source
+
+GOOD = {"text": "Ein Haus am See.", "licence": "CC0-1.0"}
+
+
+def collect(source: Source) -> tuple[list[dict[str, Any]], list[Fault]]:
+    faults: list[Fault] = []
+    return list(read(source, languages=("de",), seed=0, on_fault=faults.append)), faults
+
+
+def lines(path: Path, *content: bytes) -> Source:
+    path.write_bytes(b"\n".join(content))
+    return Source(name="books", kind="jsonl", path=str(path))
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        (b"no json", "not-json"),
+        (b'{"text": "a", "licence": "MIT"', "not-json"),
+        (b'{"text": "a", "licence": "MIT", "extra": NaN}', "not-json"),
+        (b"[" * 100_000, "not-json"),
+        (b'{"text": "a", "year": ' + b"9" * 5000 + b"}", "not-json"),
+        (b'["text"]', "not-an-object"),
+        (b"7", "not-an-object"),
+        (b'{"licence": "MIT"}', "text-missing"),
+        (b'{"text": null, "licence": "MIT"}', "text-missing"),
+        (b'{"text": "a"}', "licence-missing"),
+        (b'{"text": "a", "licence": ""}', "licence-missing"),
+        (b'{"text": "a", "license": "MIT"}', "licence-missing"),
+        (b'{"text": "a\\u0000b", "licence": "MIT"}', "nul-character"),
+        (b'{"text": "a", "licence": "MIT", "title": "\\u0000"}', "nul-character"),
+        (b'{"text": "a\\ud800b", "licence": "MIT"}', "lone-surrogate"),
+        (b'{"text": "a", "licence": "MIT", "extra": {"x": "\\udc00"}}', "lone-surrogate"),
+        (b'{"text": "a\xff", "licence": "MIT"}', "not-utf8"),
+        (b'{"text": "\xed\xa0\x80", "licence": "MIT"}', "not-utf8"),
+        (b'{"text": 7, "licence": "MIT"}', "wrong-type"),
+        (b'{"text": "a", "licence": ["MIT"]}', "wrong-type"),
+        (b'{"text": "a", "licence": "MIT", "year": "1845"}', "wrong-type"),
+        (b'{"text": "a", "licence": "MIT", "year": true}', "wrong-type"),
+        (b'{"text": "a", "licence": "MIT", "year": 12345678901234567890}', "wrong-type"),
+        (b'{"text": "a", "licence": "MIT", "title": 7}', "wrong-type"),
+        (b'{"text": "a", "text": "b", "licence": "MIT"}', "duplicate-key"),
+    ],
+)
+def test_a_bad_line_goes_to_quarantine_with_its_place_and_reason(tmp_path: Path, line: bytes, reason: str) -> None:
+    good = json.dumps(GOOD).encode()
+    rows, faults = collect(lines(tmp_path / "a.jsonl", good, line, good))
+    assert [row["text"] for row in rows] == [GOOD["text"]] * 2
+    assert [(f.source, f.file, f.line, f.reason) for f in faults] == [("books", "a.jsonl", 2, reason)]
+    assert faults[0].detail
+
+
+def test_an_id_that_was_used_before_is_a_fault_even_in_another_file(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.jsonl").write_text(json.dumps({**GOOD, "id": "x", "text": f"text {name}"}))
+    rows, faults = collect(Source(name="books", kind="jsonl", path=str(tmp_path)))
+    assert [row["text"] for row in rows] == ["text a"]
+    assert [(f.file, f.reason) for f in faults] == [("b.jsonl", "duplicate-id")]
+
+
+def test_a_line_over_the_limit_is_skipped_and_the_next_one_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sources, "MAX_LINE_BYTES", 100)
+    good = json.dumps(GOOD).encode()
+    rows, faults = collect(lines(tmp_path / "a.jsonl", good, b"x" * 1000, good))
+    assert len(rows) == 2
+    assert [(f.line, f.reason) for f in faults] == [(2, "too-long")]
+
+
+def test_blank_lines_crlf_and_a_byte_order_mark_are_no_faults(tmp_path: Path) -> None:
+    good = json.dumps(GOOD).encode()
+    rows, faults = collect(lines(tmp_path / "a.jsonl", b"\xef\xbb\xbf" + good + b"\r", b"", b"  ", good))
+    assert [row["line"] for row in rows] == [1, 4]
+    assert not faults
+
+
+def test_compressed_lines_read_like_plain_ones(tmp_path: Path) -> None:
+    plain = "".join(json.dumps({**GOOD, "id": str(n), "text": f"Haus {n}"}) + "\n" for n in range(5000)).encode()
+    half = len(plain) // 2
+    frame = zstandard.ZstdCompressor().compress
+    contents = {
+        "a.jsonl": plain,
+        "a.jsonl.gz": gzip.compress(plain[:half]) + gzip.compress(plain[half:]),
+        "a.jsonl.zst": frame(plain[:half]) + frame(plain[half:]),
+    }
+    expected = None
+    for name, content in contents.items():
+        (tmp_path / name).write_bytes(content)
+        rows, faults = collect(Source(name="books", kind="jsonl", path=str(tmp_path / name)))
+        assert not faults
+        texts = [(row["line"], row["text"]) for row in rows]
+        assert len(texts) == 5000
+        expected = expected or texts
+        assert texts == expected
+
+
+@pytest.mark.parametrize("suffix", [".gz", ".zst"])
+def test_a_compressed_file_that_breaks_off_keeps_what_came_before_and_is_reported(tmp_path: Path, suffix: str) -> None:
+    plain = "".join(json.dumps({**GOOD, "id": str(n), "text": f"Haus {n}" * 20}) + "\n" for n in range(20_000)).encode()
+    packed = gzip.compress(plain) if suffix == ".gz" else zstandard.ZstdCompressor().compress(plain)
+    path = tmp_path / f"a.jsonl{suffix}"
+    path.write_bytes(packed[: len(packed) // 2])
+    rows, faults = collect(Source(name="books", kind="jsonl", path=str(path)))
+    assert 0 < len(rows) < 20_000
+    assert [row["line"] for row in rows] == list(range(1, len(rows) + 1))
+    assert [(f.line, f.reason) for f in faults] == [(0, "broken-file")]
+    assert f"line {len(rows)}" in faults[0].detail
+
+
+@pytest.mark.parametrize("suffix", [".gz", ".zst"])
+def test_a_file_that_does_not_match_its_own_checksum_is_refused(tmp_path: Path, suffix: str) -> None:
+    plain = json.dumps(GOOD).encode() + b"\n"
+    zstd = zstandard.ZstdCompressor(write_checksum=True)
+    packed = bytearray(gzip.compress(plain) if suffix == ".gz" else zstd.compress(plain))
+    packed[-6 if suffix == ".gz" else -1] ^= 1
+    (tmp_path / f"a.jsonl{suffix}").write_bytes(packed)
+    with pytest.raises(InputError, match=r"source 'books': .*a\.jsonl.* is damaged"):
+        collect(Source(name="books", kind="jsonl", path=str(tmp_path)))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("missing.jsonl", None, "does not exist"),
+        ("missing*.jsonl", None, "no file matches"),
+        ("empty.jsonl", b"", "is empty"),
+        ("blank.jsonl", b"\n\n", "is empty"),
+        ("not.jsonl.gz", b"plain text", "not compressed that way"),
+        ("latin1.jsonl", "Ä".encode("latin-1"), "not UTF-8"),
+    ],
+)
+def test_a_source_without_a_document_is_an_error_that_names_source_and_path(
+    tmp_path: Path, name: str, content: bytes | None, says: str
+) -> None:
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(InputError) as caught:
+        collect(Source(name="books", kind="jsonl", path=str(tmp_path / name)))
+    assert "source 'books'" in str(caught.value)
+    assert name in str(caught.value)
+    assert says in str(caught.value)
+
+
+def test_an_empty_folder_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"holds no \.txt or \.md"):
+        collect(Source(name="notes", kind="text", path=str(tmp_path)))
+
+
+def test_a_file_that_cannot_be_opened_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = lines(tmp_path / "a.jsonl", json.dumps(GOOD).encode())
+
+    def refuse(*_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(sources, "open", refuse, raising=False)
+    with pytest.raises(InputError, match=r"source 'books': .*a\.jsonl cannot be read \(Permission denied\)"):
+        collect(source)
+
+
+def test_text_files_become_documents_titled_by_their_name(tmp_path: Path) -> None:
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "deep" / "Zwei.md").write_text("# Zwei\n\nText.", encoding="utf-8")
+    (tmp_path / "Eins.txt").write_text("Eins.", encoding="utf-8-sig")
+    (tmp_path / "photo.jpg").write_bytes(b"\xff\xd8")
+    (tmp_path / "alt.txt").write_bytes("Größe".encode("latin-1"))
+    rows, faults = collect(Source(name="notes", kind="text", path=str(tmp_path), licence="CC0-1.0"))
+    assert [(row["file"], row["title"], row["text"]) for row in rows] == [
+        ("Eins.txt", "Eins", "Eins."),
+        ("deep/Zwei.md", "Zwei", "# Zwei\n\nText."),
+    ]
+    assert [(f.file, f.reason) for f in faults] == [("alt.txt", "not-utf8")]
+
+
+def test_parquet_reads_row_by_row_and_a_broken_string_costs_its_row_only(tmp_path: Path) -> None:
+    raw = pa.array([b"eins", b"zw\xffei", b"drei"], pa.binary())
+    texts = pa.Array.from_buffers(pa.string(), 3, raw.buffers())
+    table = pa.table({"text": texts, "licence": ["MIT", "MIT", None], "year": pa.array([1845, 1, None], pa.int16())})
+    pq.write_table(table, tmp_path / "a.parquet")
+    rows, faults = collect(Source(name="rows", kind="parquet", path=str(tmp_path / "a.parquet")))
+    assert [(row["text"], row["year"]) for row in rows] == [("eins", 1845)]
+    assert [(f.line, f.reason) for f in faults] == [(2, "not-utf8"), (3, "licence-missing")]
+
+
+@pytest.mark.parametrize("content", [b"PAR1 is not enough", b""])
+def test_a_damaged_parquet_file_is_an_error(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "a.parquet").write_bytes(content)
+    with pytest.raises(InputError, match=r"source 'rows': .*Parquet file is damaged"):
+        collect(Source(name="rows", kind="parquet", path=str(tmp_path)))
+
+
+def test_parquet_without_a_text_column_says_which_columns_there_are(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"content": ["a"]}), tmp_path / "a.parquet")
+    with pytest.raises(InputError, match="no column 'text'; its columns are content"):
+        collect(Source(name="rows", kind="parquet", path=str(tmp_path)))
+
+
+def test_a_field_of_the_document_beats_the_default_of_the_source(tmp_path: Path) -> None:
+    content = [{**GOOD, "rights_holder": "She", "reservation": "reserved"}, {"text": "b"}]
+    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, content)))
+    defaults: dict[str, Any] = {
+        "licence": "MIT",
+        "rights_holder": "He",
+        "reservation": "none",
+        "licence_basis": "stated",
+    }
+    rows, _ = collect(Source(name="books", kind="jsonl", path=str(tmp_path), **defaults))
+    assert [(r["licence"], r["rights_holder"], r["reservation"], r["licence_basis"]) for r in rows] == [
+        ("CC0-1.0", "She", "reserved", "stated"),
+        ("MIT", "He", "none", "stated"),
+    ]
+
+
+def test_fields_that_no_column_holds_are_kept_in_extra(tmp_path: Path) -> None:
+    rows, _ = collect(lines(tmp_path / "a.jsonl", json.dumps({**GOOD, "extra": {"a": 1}, "isbn": "3"}).encode()))
+    assert json.loads(rows[0]["extra"]) == {"a": 1, "isbn": "3"}
+
+
+def test_the_atlas_is_a_source_like_the_others() -> None:
+    rows, faults = collect(Source(name="atlas", kind="atlas", licence="Unicode-3.0"))
+    assert not faults
+    assert {row["language"] for row in rows} == {"de"}
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=8,
+)
+fields = st.sampled_from(["id", "text", "licence", "language", "year", "url", "extra", "title", "reservation"])
+
+
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(content=st.binary(max_size=400) | st.binary(max_size=200).map(gzip.compress))
+@example(content=b"\x1f\x8b")
+@example(content=b"\x28\xb5\x2f\xfd\x00")
+@pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz", "a.parquet", "a.txt"])
+def test_no_bytes_crash_a_reader(tmp_path: Path, name: str, content: bytes) -> None:
+    (tmp_path / name).write_bytes(content)
+    kind = {"a.parquet": "parquet", "a.txt": "text"}.get(name, "jsonl")
+    source = Source(name="books", kind=kind, path=str(tmp_path / name), licence="MIT")  # type: ignore[arg-type]
+    try:
+        rows, _ = collect(source)
+    except InputError:
+        return
+    assert all(row["text"].encode("utf-8") is not None for row in rows)
+
+
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(record=st.dictionaries(fields, json_values, max_size=6))
+def test_every_record_becomes_a_document_or_a_fault(
+    tmp_path: Path, record: dict[str, Any], source: Callable[..., Source]
+) -> None:
+    good = json.dumps({"text": "sound", "licence": "MIT"}).encode()
+    line = json.dumps(record).encode()
+    rows, faults = collect(source([line, good]))
+    assert len(rows) + len(faults) == 2
+    pa.Table.from_pylist(rows, pa.schema([f for f in sources_schema() if f.name in rows[0]]))
+
+
+def sources_schema() -> pa.Schema:
+    from hanse.data.schema import INGEST
+
+    return INGEST
