@@ -33,10 +33,10 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         rows = max(1, _CHUNK // head_VD.shape[0])
         for begin in range(0, len(targets_M), rows):
             hidden, target = hidden_MD[begin : begin + rows], targets_M[begin : begin + rows].unsqueeze(1)
-            scores = torch.log_softmax(hidden @ head_VD.T, -1, dtype=torch.float32)
-            total -= scores.gather(1, target).sum(dtype=torch.float64)
+            scores = (hidden @ head_VD.T).float()
+            d_scores = torch.softmax(scores, -1)
+            total += _negative_log(d_scores, scores, target)
             if d_hidden is not None and d_head is not None:
-                d_scores = scores.exp_()
                 d_scores.scatter_add_(1, target, torch.full_like(target, -1, dtype=d_scores.dtype))
                 d_scores = d_scores.to(head_VD.dtype)
                 torch.mm(d_scores, head_VD, out=d_hidden[begin : begin + rows])
@@ -52,6 +52,19 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
     def backward(ctx, gradient):
         d_hidden, d_head = ctx.saved_tensors
         return d_hidden * gradient, d_head * gradient, None
+
+
+def _negative_log(probabilities_MV: Tensor, scores_MV: Tensor, target_M1: Tensor) -> Tensor:
+    """Sum of -log probability of the targets, without the second pass over all logits that a log-softmax would need.
+
+    The few targets so unlikely that their probability loses digits are computed from the logits.
+    """
+    chosen_M = probabilities_MV.gather(1, target_M1).squeeze(1)
+    rare = (chosen_M < 1e-30).nonzero().squeeze(1)
+    losses_M = -chosen_M.log()
+    if len(rare):
+        losses_M[rare] = F.cross_entropy(scores_MV[rare], target_M1[rare, 0], reduction="none")
+    return losses_M.sum(dtype=torch.float64)
 
 
 def next_token_loss(model: Transformer, hidden_BTD: Tensor, targets_BT: Tensor) -> tuple[Tensor, int]:

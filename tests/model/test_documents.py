@@ -43,9 +43,11 @@ def test_documents_longer_than_a_block_of_queries_equal_documents_alone(monkeypa
     torch.testing.assert_close(model(tokens, documents), alone(model, tokens, documents), atol=2e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize("keep_up_to", [0, 5, 512])
 @pytest.mark.parametrize("block", [4, 128])
-def test_gradients_of_packed_documents_equal_those_of_documents_alone(monkeypatch, block):
+def test_gradients_of_packed_documents_equal_those_of_documents_alone(monkeypatch, block, keep_up_to):
     monkeypatch.setattr(attention, "_QUERY_BLOCK", block)
+    monkeypatch.setattr(attention, "_KEEP_UP_TO", keep_up_to)
     monkeypatch.setattr(attention, "_PIECE", 64)
     model = model_of(MOE)
     documents = torch.tensor([[3] * 10 + [1] * 3 + [2] * 4, [7] * 4 + [7] * 3 + [8] * 10])

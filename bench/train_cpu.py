@@ -1,0 +1,312 @@
+"""Training speed and memory on a CPU: our model against transformers' DeepseekV3ForCausalLM, same sizes, weights, batch.
+
+One step is forward, next-token loss, backward and a fused AdamW step. Each contender lives in a process of its own; the
+processes take turns (A B C A B C ...), so that a busy neighbour hits all alike, and medians are compared. Wall seconds
+decide; CPU seconds stand beside them, because on a shared machine they are the steadier of the two.
+
+    python bench/train_cpu.py [--rounds 7] [--threads 2] [--skip-compile] [--output bench/results/train_cpu.json]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+ROWS, LENGTH = 8, 512
+# (name, whose, settings). transformers offers three ways through its experts; batched_mm is some 30 times slower.
+CONTENDERS: list[tuple[str, str, dict[str, Any]]] = [
+    ("hanse, eager", "hanse", {}),
+    ("hanse, compiled", "hanse", {"compile": True}),
+    ("transformers, eager experts", "transformers", {"experts": "eager"}),
+    ("transformers, grouped_mm", "transformers", {"experts": "grouped_mm"}),
+    ("transformers, eager experts, compiled", "transformers", {"experts": "eager", "compile": True}),
+    ("transformers, grouped_mm, compiled", "transformers", {"experts": "grouped_mm", "compile": True}),
+]
+
+
+def sizes():
+    """About 11M parameters: 6 layers, the last 5 with 16 experts of which 4 a token."""
+    from hanse.model.config import ModelConfig
+
+    return ModelConfig(
+        vocab_size=8192,
+        hidden_size=256,
+        intermediate_size=512,
+        moe_intermediate_size=96,
+        num_hidden_layers=6,
+        num_attention_heads=4,
+        q_lora_rank=128,
+        kv_lora_rank=64,
+        qk_nope_head_dim=64,
+        qk_rope_head_dim=32,
+        v_head_dim=64,
+        n_routed_experts=16,
+        num_experts_per_tok=4,
+        n_shared_experts=1,
+        first_k_dense_replace=1,
+        max_position_embeddings=1024,
+    ).check()
+
+
+def has_fast_bf16() -> bool:
+    """Whether this CPU multiplies bf16 in hardware; without it bf16 is a hundred times slower than float32."""
+    try:
+        flags = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        return False
+    return "avx512_bf16" in flags or "amx_bf16" in flags
+
+
+def work(whose: str, settings: dict[str, Any], folder: Path, threads: int) -> None:
+    """A contender's process: prepare, say so, then run one step for each line on stdin and report it."""
+    import torch
+
+    torch.set_num_threads(threads)
+    dtype = torch.bfloat16 if has_fast_bf16() else None
+    step = (_ours if whose == "hanse" else _theirs)(folder, settings, dtype)
+    generator = torch.Generator().manual_seed(0)
+    batches = [torch.randint(0, sizes().vocab_size, (ROWS, LENGTH), generator=generator) for _ in range(4)]
+    losses: list[float] = []
+
+    def timed(number: int) -> dict[str, float]:
+        wall, cpu = time.perf_counter(), time.process_time()
+        losses.append(step(batches[number % len(batches)]))
+        return {"wall": time.perf_counter() - wall, "cpu": time.process_time() - cpu}
+
+    first = timed(0)
+    timed(1)
+    print(json.dumps({"first": first, "losses": losses}), flush=True)
+    for number, _ in enumerate(sys.stdin):
+        report = timed(number + 2)
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        print(json.dumps(report | {"peak_mib": peak / 1024, "loss": losses[-1]}), flush=True)
+
+
+def _optimizer(model):
+    import torch
+
+    return torch.optim.AdamW(model.parameters(), lr=1e-3, betas=(0.9, 0.95), fused=True)
+
+
+def _autocast(dtype):
+    import torch
+
+    return torch.autocast("cpu", dtype or torch.bfloat16, enabled=dtype is not None)
+
+
+def _ours(folder: Path, settings: dict[str, Any], dtype):
+    import torch
+
+    from hanse.model import hf
+    from hanse.model.loss import next_token_loss
+
+    model = hf.load(folder).train()
+    optimizer = _optimizer(model)
+    if settings.get("compile"):
+        model.compile()
+
+    def step(tokens):
+        targets = torch.cat((tokens[:, 1:], torch.full_like(tokens[:, :1], -100)), 1)
+        with _autocast(dtype):
+            total, count = next_token_loss(model, model(tokens), targets)
+        loss = total / count
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        model.update_router_bias(0.0)
+        return float(loss.detach())
+
+    return step
+
+
+def _theirs(folder: Path, settings: dict[str, Any], dtype):
+    import torch
+    from transformers import DeepseekV3ForCausalLM
+
+    model = DeepseekV3ForCausalLM.from_pretrained(
+        folder, dtype=torch.float32, experts_implementation=settings["experts"], attn_implementation="sdpa"
+    ).train()
+    optimizer = _optimizer(model)
+    if settings.get("compile"):
+        model.compile()
+
+    def step(tokens):
+        with _autocast(dtype):
+            loss = model(input_ids=tokens, labels=tokens, use_cache=False).loss
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        return float(loss.detach())
+
+    return step
+
+
+def start(name: str, folder: Path, threads: int) -> subprocess.Popen[str]:
+    """Start a contender's process; its log goes beside the weights."""
+    environment = os.environ | {"OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "PASSIVE", "HF_HUB_OFFLINE": "1"}
+    with (folder / f"{name}.log").open("w", encoding="utf-8") as log:
+        return subprocess.Popen(
+            [sys.executable, __file__, "--worker", name, "--folder", str(folder), "--threads", str(threads)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
+            env=environment,
+        )
+
+
+def measure(names: list[str], rounds: int, threads: int) -> dict[str, dict[str, Any]]:
+    """Let all contenders take turns; returns a row for each."""
+    import torch
+
+    from hanse.model import hf
+    from hanse.model.transformer import Transformer
+
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        hf.save(Transformer(sizes()).init_weights(torch.Generator().manual_seed(0)), folder)
+        rows: dict[str, dict[str, Any]] = {}
+        running: dict[str, subprocess.Popen[str]] = {}
+        for name in names:
+            print(f"preparing {name} ...", file=sys.stderr, flush=True)
+            process = start(name, folder, threads)
+            line = process.stdout.readline() if process.stdout else ""
+            if line:
+                running[name], rows[name] = process, {"name": name, **json.loads(line), "steps": []}
+            else:
+                log = (folder / f"{name}.log").read_text(encoding="utf-8").strip().splitlines()
+                rows[name] = {"name": name, "failed": log[-1][:200] if log else f"exit code {process.wait()}"}
+        for _ in range(rounds):
+            for name, process in running.items():
+                assert process.stdin and process.stdout
+                process.stdin.write("\n")
+                process.stdin.flush()
+                rows[name]["steps"].append(json.loads(process.stdout.readline()))
+        for process in running.values():
+            assert process.stdin
+            process.stdin.close()
+            process.wait()
+    return {name: summarise(row) for name, row in rows.items()}
+
+
+def summarise(row: dict[str, Any]) -> dict[str, Any]:
+    """Medians and spread of a contender's steps."""
+    if "failed" in row:
+        return row
+    tokens = ROWS * LENGTH
+    wall = sorted(step["wall"] for step in row["steps"])
+    cpu = [step["cpu"] for step in row["steps"]]
+    median = statistics.median(wall)
+    return {
+        "name": row["name"],
+        "tokens_per_second": round(tokens / median, 1),
+        "tokens_per_second_slowest": round(tokens / wall[-1], 1),
+        "tokens_per_second_fastest": round(tokens / wall[0], 1),
+        "tokens_per_cpu_second": round(tokens / statistics.median(cpu), 1),
+        "peak_memory_mib": round(max(step["peak_mib"] for step in row["steps"])),
+        # Above a step's time, the first call is compilation.
+        "compile_seconds": round(max(0.0, row["first"]["wall"] - median), 1) if "compiled" in row["name"] else 0.0,
+        "first_loss": row["losses"][0],
+        "last_loss": row["steps"][-1]["loss"],
+    }
+
+
+def best(rows: dict[str, dict[str, Any]], whose: str) -> dict[str, Any]:
+    """The contender of one side with the most tokens per second."""
+    mine = [row for row in rows.values() if row["name"].startswith(whose) and "failed" not in row]
+    return max(mine, key=lambda row: row["tokens_per_second"])
+
+
+def report(rows: dict[str, dict[str, Any]], threads: int, rounds: int) -> dict[str, Any]:
+    """What goes to the results file."""
+    import torch
+    import transformers
+
+    ours, theirs = best(rows, "hanse"), best(rows, "transformers")
+    cpu = next((line.split(":")[1].strip() for line in _cpuinfo() if line.startswith("model name")), platform.machine())
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
+    return {
+        "what": "forward, next-token loss, backward and fused AdamW step; wall seconds, median of interleaved steps",
+        "commit": commit.stdout.strip(),
+        "machine": {"cpu": cpu, "cores": os.cpu_count(), "threads": threads, "fast_bf16": has_fast_bf16()},
+        "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
+        "dtype": "bfloat16 autocast" if has_fast_bf16() else "float32",
+        "config": sizes().to_hf(),
+        "parameters": sizes().parameters(),
+        "batch": [ROWS, LENGTH],
+        "seed": 0,
+        "rounds": rounds,
+        "rows": list(rows.values()),
+        "speed_ratio": round(ours["tokens_per_second"] / theirs["tokens_per_second"], 2),
+        "cpu_second_ratio": round(ours["tokens_per_cpu_second"] / theirs["tokens_per_cpu_second"], 2),
+        "memory_ratio": round(ours["peak_memory_mib"] / theirs["peak_memory_mib"], 2),
+        "eager_speed_ratio": round(
+            rows["hanse, eager"]["tokens_per_second"]
+            / max(row.get("tokens_per_second", 0) for name, row in rows.items() if name in _EAGER),
+            2,
+        ),
+    }
+
+
+_EAGER = ("transformers, eager experts", "transformers, grouped_mm")
+
+
+def _cpuinfo() -> list[str]:
+    try:
+        return Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return []
+
+
+def show(result: dict[str, Any]) -> None:
+    """Print the table."""
+    machine = result["machine"]
+    print(f"{result['parameters'] / 1e6:.1f}M parameters, batch {ROWS} x {LENGTH}, {result['dtype']}, {machine['cpu']}")
+    print(f"{'':40}{'tokens/s':>10}{'spread':>14}{'per CPU s':>11}{'peak MiB':>10}{'compile s':>11}{'loss':>9}")
+    for row in result["rows"]:
+        if "failed" in row:
+            print(f"{row['name']:40}  failed: {row['failed'][:60]}")
+            continue
+        spread = f"{row['tokens_per_second_slowest']:.0f}-{row['tokens_per_second_fastest']:.0f}"
+        print(
+            f"{row['name']:40}{row['tokens_per_second']:>10.0f}{spread:>14}{row['tokens_per_cpu_second']:>11.0f}"
+            f"{row['peak_memory_mib']:>10}{row['compile_seconds']:>11.1f}{row['last_loss']:>9.4f}"
+        )
+    print(
+        f"best against best: {result['speed_ratio']} times the speed, {result['memory_ratio']} of the memory; "
+        f"both eager: {result['eager_speed_ratio']} times"
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--skip-compile", action="store_true")
+    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "train_cpu.json")
+    parser.add_argument("--worker", help=argparse.SUPPRESS)
+    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.worker:
+        whose, settings = next((w, s) for name, w, s in CONTENDERS if name == arguments.worker)
+        work(whose, settings, arguments.folder, arguments.threads)
+        return
+    names = [name for name, _, settings in CONTENDERS if not (arguments.skip_compile and settings.get("compile"))]
+    result = report(measure(names, arguments.rounds, arguments.threads), arguments.threads, arguments.rounds)
+    show(result)
+    arguments.output.parent.mkdir(parents=True, exist_ok=True)
+    arguments.output.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
