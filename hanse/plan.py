@@ -40,8 +40,10 @@ class Plan:
 
 
 def model_config(recipe: Recipe) -> ModelConfig:
-    """The shapes that `[model]` stands for. Raises InputError for an impossible one."""
-    return derive(recipe.model.size, vocab_size=recipe.tokenizer.vocab_size, overrides=recipe.model.overrides)
+    """The shapes that `[model]` stands for; the context is as long as training shows. Raises InputError if impossible."""
+    context = max(training.sequence_length for training in (recipe.pretrain, *recipe.tune))
+    overrides = {"max_position_embeddings": context, **recipe.model.overrides}
+    return derive(recipe.model.size, vocab_size=recipe.tokenizer.vocab_size, overrides=overrides)
 
 
 def plan(recipe: Recipe, *, matrix_flop_per_second: float | None = None) -> Plan:
