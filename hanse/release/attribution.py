@@ -6,7 +6,6 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from hanse.errors import InputError
 from hanse.store.documents import TABLE, count_documents
@@ -20,13 +19,18 @@ _SHARE_ALIKE = ("-SA-", "GPL-", "ODbL-", "GFDL-", "EUPL-", "MPL-", "CDLA-Sharing
 
 @dataclass(frozen=True)
 class Credit:
-    """Documents or conversations that share licence, source, rights holder and author; bytes of UTF-8 text."""
+    """Texts that share licence, source, rights holder and author: how many, and their bytes in UTF-8.
 
+    Attributes:
+        kind: `documents` or `conversations`.
+    """
+
+    kind: str
     licence: str
     source: str
     rights_holder: str
     author: str
-    documents: int
+    texts: int
     bytes: int
 
 
@@ -45,9 +49,9 @@ def credits(ancestors: Iterable[Artifact]) -> list[Credit]:
             if not table.is_file():
                 raise InputError(f"{artifact.ref}: has no {TABLE}, so its authors cannot be named.")
             groups = count_documents(table, _COLUMNS)
-            found += [_credit(group.key, group.documents, group.bytes) for group in groups]
+            found += [_credit("documents", group.key, group.documents, group.bytes) for group in groups]
         elif artifact.kind == "conversations":
-            found += _conversation_credits(artifact.path / "train.jsonl")
+            found += _conversation_credits(artifact)
     return found
 
 
@@ -65,16 +69,16 @@ def flags(licence: str) -> list[str]:
 
 
 def attribution(found: Sequence[Credit]) -> str:
-    """`ATTRIBUTION.md`: per licence, per source and rights holder, the authors, with documents and bytes."""
+    """`ATTRIBUTION.md`: per licence, per source and rights holder, the authors, with texts and bytes."""
     lines = ["# Attribution", "", "The model was trained on the texts of these people and institutions.", ""]
-    lines += ["| licence | asks for | documents | bytes |", "|---|---|---:|---:|"]
+    lines += ["| licence | asks for | texts | bytes |", "|---|---|---:|---:|"]
     by_licence: dict[str, list[Credit]] = {}
     for credit in found:
         by_licence.setdefault(credit.licence, []).append(credit)
     for licence in sorted(by_licence):
-        documents, size = _totals(by_licence[licence])
+        texts, size = _totals(by_licence[licence])
         asks = ", ".join(flags(licence)) or "-"
-        lines.append(f"| {cell(licence)} | {asks} | {documents:,} | {size:,} |")
+        lines.append(f"| {cell(licence)} | {asks} | {texts:,} | {size:,} |")
     lines += [
         "",
         "Each document stands in `provenance/`, in the document table, with its own licence, source and link.",
@@ -83,11 +87,11 @@ def attribution(found: Sequence[Credit]) -> str:
         lines += ["", f"## {cell(licence)}"]
         if flags(licence):
             lines += ["", f"This licence is marked **{', '.join(flags(licence))}**: read it before passing text on."]
-        by_source: dict[tuple[str, str], list[Credit]] = {}
+        by_source: dict[str, list[Credit]] = {}
         for credit in by_licence[licence]:
-            by_source.setdefault((credit.source, credit.rights_holder), []).append(credit)
-        for (source, holder), credits in sorted(by_source.items()):
-            lines += ["", *_source(source, holder, credits)]
+            by_source.setdefault(credit.source, []).append(credit)
+        for source in sorted(by_source):
+            lines += ["", f"### {cell(source)}", *_holders(by_source[source])]
     return "\n".join(lines) + "\n"
 
 
@@ -99,39 +103,49 @@ def cell(text: str) -> str:
     return flat or "not recorded"
 
 
-def _source(source: str, holder: str, credits: Sequence[Credit]) -> list[str]:
-    documents, size = _totals(credits)
-    lines = [f"### {cell(source)}", "", f"Rights holder: {cell(holder)}. {documents:,} documents, {size:,} bytes."]
-    authors: Counter[str] = Counter()
+def _holders(credits: Sequence[Credit]) -> list[str]:
+    """What one source gave under one licence, by rights holder and kind of text."""
+    groups: dict[tuple[str, str], list[Credit]] = {}
     for credit in credits:
-        authors[credit.author] += credit.documents
-    named = sorted((-count, author) for author, count in authors.items() if author)
-    if named:
-        lines.append("")
-        lines += [f"- {cell(author)} ({-count:,})" for count, author in named[:MOST_AUTHORS]]
-        if len(named) > MOST_AUTHORS:
-            lines.append(f"- and {len(named) - MOST_AUTHORS:,} more, each named in the document table")
-        if authors[""]:
-            lines.append(f"- author not recorded ({authors['']:,})")
+        groups.setdefault((credit.rights_holder, credit.kind), []).append(credit)
+    lines: list[str] = []
+    for (holder, kind), group in sorted(groups.items()):
+        texts, size = _totals(group)
+        lines += ["", f"Rights holder: {cell(holder)} ({texts:,} {kind}, {size:,} bytes)", *_authors(group)]
     return lines
 
 
+def _authors(credits: Sequence[Credit]) -> list[str]:
+    counts: Counter[str] = Counter()
+    for credit in credits:
+        counts[credit.author] += credit.texts
+    named = sorted((-count, author) for author, count in counts.items() if author)
+    if not named:
+        return []
+    lines = ["", *(f"- {cell(author)} ({-count:,})" for count, author in named[:MOST_AUTHORS])]
+    if len(named) > MOST_AUTHORS:
+        lines.append(f"- and {len(named) - MOST_AUTHORS:,} more, each named in the document table")
+    return lines + ([f"- author not recorded ({counts['']:,})"] if counts[""] else [])
+
+
 def _totals(credits: Sequence[Credit]) -> tuple[int, int]:
-    return sum(credit.documents for credit in credits), sum(credit.bytes for credit in credits)
+    return sum(credit.texts for credit in credits), sum(credit.bytes for credit in credits)
 
 
-def _conversation_credits(path: Path) -> list[Credit]:
-    documents: Counter[tuple[str, ...]] = Counter()
+def _conversation_credits(artifact: Artifact) -> list[Credit]:
+    texts: Counter[tuple[str, ...]] = Counter()
     sizes: Counter[tuple[str, ...]] = Counter()
-    with path.open(encoding="utf-8") as lines:
+    holders = {each.get("name"): each.get("rights_holder") for each in artifact.facts.get("sources", [])}
+    with (artifact.path / "train.jsonl").open(encoding="utf-8") as lines:
         for line in lines:
             row = json.loads(line)
+            row["rights_holder"] = row.get("rights_holder") or holders.get(row.get("source"))
             key = tuple(str(row.get(name) or "") for name in _COLUMNS)
-            documents[key] += 1
-            sizes[key] += sum(len(message["content"].encode("utf-8")) for message in row["messages"])
-    return [_credit(key, documents[key], sizes[key]) for key in sorted(documents)]
+            texts[key] += 1
+            sizes[key] += sum(len(str(message.get("content") or "").encode("utf-8")) for message in row["messages"])
+    return [_credit("conversations", key, texts[key], sizes[key]) for key in sorted(texts)]
 
 
-def _credit(key: tuple[str, ...], documents: int, size: int) -> Credit:
+def _credit(kind: str, key: tuple[str, ...], texts: int, size: int) -> Credit:
     licence, source, rights_holder, author = key
-    return Credit(licence, source, rights_holder, author, documents, size)
+    return Credit(kind, licence, source, rights_holder, author, texts, size)

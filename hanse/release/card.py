@@ -29,7 +29,7 @@ class Facts:
 
     Attributes:
         config: the model's `config.json`.
-        parameters: numbers in the weights file; `active_parameters` of them work on each token.
+        parameters: trained numbers; `active_parameters` of them work on each token.
         training: what each training step noted (tokens, flop, energy_wh, seconds, runtime ...).
         scores: rows of the evaluation: language, task, metric, value, low, high, n.
         is_chat: whether it was tuned on conversations.
@@ -186,22 +186,21 @@ def _usage(facts: Facts) -> str:
 
 
 def _data(facts: Facts) -> str:
-    groups: dict[tuple[str, str], list[int]] = {}
+    groups: dict[tuple[str, str, str], list[int]] = {}
     for credit in facts.credits:
-        count = groups.setdefault((credit.source, credit.licence), [0, 0])
-        count[0] += credit.documents
+        count = groups.setdefault((credit.source, credit.licence, credit.kind), [0, 0])
+        count[0] += credit.texts
         count[1] += credit.bytes
     if not groups:
         return f"Documents: {NOT_RECORDED}."
-    lines = ["| source | licence | asks for | documents | bytes |", "|---|---|---|---:|---:|"]
-    for (source, licence), (documents, size) in sorted(groups.items()):
+    lines = ["| source | licence | asks for | texts | bytes |", "|---|---|---|---:|---:|"]
+    for (source, licence, kind), (texts, size) in sorted(groups.items()):
         asks = ", ".join(flags(licence)) or "-"
-        lines.append(f"| {cell(source)} | {cell(licence)} | {asks} | {documents:,} | {size:,} |")
-    lines += [
-        "",
-        "Authors and rights holders: `ATTRIBUTION.md`. Every document, kept or dropped, and why: the table in",
-    ]
-    return "\n".join([*lines, "`provenance/`."])
+        lines.append(f"| {cell(source)} | {cell(licence)} | {asks} | {texts:,} {kind} | {size:,} |")
+    return "\n".join(lines) + (
+        "\n\nAuthors and rights holders: `ATTRIBUTION.md`. Every document, kept or dropped, and why: the table in "
+        "`provenance/`."
+    )
 
 
 def _limits(facts: Facts) -> str:

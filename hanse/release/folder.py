@@ -21,7 +21,7 @@ from hanse.release.export import CONFIG, TOKENIZER, WEIGHTS, check_export, read_
 from hanse.store import record as records
 from hanse.store.digest import RECORD, SUMS, is_summed, parse_sums
 from hanse.store.documents import TABLE
-from hanse.store.graph import lineage
+from hanse.store.graph import lineages
 from hanse.store.stage import Artifact, Store, Work
 
 if TYPE_CHECKING:
@@ -93,7 +93,8 @@ def release(
     shutil.copyfile(Path(verifier.__file__), work.folder / VERIFIER)
     work.note(
         ancestors=len(ancestors),
-        documents=sum(credit.documents for credit in found),
+        documents=sum(credit.texts for credit in found if credit.kind == "documents"),
+        conversations=sum(credit.texts for credit in found if credit.kind == "conversations"),
         parameters=facts.parameters,
         signing_key=sign.fingerprint(key),
     )
@@ -194,6 +195,7 @@ def _facts(
     key: ec.EllipticCurvePrivateKey,
 ) -> Facts:
     config = read_json(work.folder / CONFIG)
+    parameters, active = _parameters(config, work.folder / WEIGHTS)
     training = [artifact for artifact in ancestors if artifact.kind == "model"]
     return Facts(
         name=recipe_name,
@@ -203,24 +205,26 @@ def _facts(
         licence=settings.licence,
         languages=languages,
         config=config,
-        parameters=read_header(work.folder / WEIGHTS).parameters,
-        active_parameters=_active_parameters(config),
+        parameters=parameters,
+        active_parameters=active,
         training=[artifact.facts for artifact in training],
         scores=json.loads((work.folder / SCORES).read_bytes()),
         credits=found,
         is_chat=any("tune" in records.definition_of(artifact.record) for artifact in training),
         key_fingerprint=sign.fingerprint(key),
-        lineage="\n".join(lineage(store, artifact).text() for artifact in (model, evaluation)),
+        lineage="\n".join(tree.text() for tree in lineages(store, (model, evaluation))),
     )
 
 
-def _active_parameters(config: Mapping[str, Any]) -> int | None:
+def _parameters(config: Mapping[str, Any], weights: Path) -> tuple[int, int | None]:
+    """Trained numbers, and how many of them work on a token; a head trained tied is written twice but counts once."""
     from hanse.model.config import ModelConfig
 
     try:
-        return ModelConfig.from_hf(config).active_parameters()
+        sizes = ModelConfig.from_hf(config)
     except InputError:
-        return None
+        return read_header(weights).parameters, None
+    return sizes.parameters(), sizes.active_parameters()
 
 
 def _sign(folder: Path, digests: Mapping[str, str], *, name: str, key: ec.EllipticCurvePrivateKey) -> None:

@@ -85,15 +85,15 @@ def verify(folder: Path, key: Path | None = None) -> Report:
             shows that nothing broke, not who signed.
     """
     problems: list[Problem] = []
-    notes: list[str] = []
     digests = _hash_all(folder, problems)
+    notes = [f"{len(digests)} files read"]
     if SUMS not in digests and SIGNATURE not in digests:
         return Report((Problem(SUMS, "is missing; this folder is no release"),), ())
     records, own = _read_records(folder, digests, problems)
     _check_sums(folder, digests, own, problems)
     if own is not None:
         names = _check_chain(records, own, digests, problems)
-        notes.append(f"{len(digests)} files, {len(names)} ancestors: {', '.join(sorted(names)) or 'none'}")
+        notes.append(f"{len(names)} ancestors on record: {', '.join(sorted(names)) or 'none'}")
     _check_signature(folder, digests, key, problems, notes)
     first = {problem.path: problem for problem in reversed(problems)}
     return Report(tuple(first[path] for path in dict.fromkeys(problem.path for problem in problems)), tuple(notes))
@@ -249,8 +249,7 @@ def _check_signature(
     _compare_signed(signed, digests, problems)
     if key is None:
         notes.append(f"signed by the key with fingerprint {fingerprint(public_key)}")
-        notes.append("compare that with the signer's published fingerprint, or give the key with --key: the key in the")
-        notes.append("folder shows that nothing broke, not who signed")
+        notes.append("who signed is open: compare that with the signer's published fingerprint, or use --key")
     else:
         notes.append(f"signed by the key given, fingerprint {fingerprint(public_key)}")
 

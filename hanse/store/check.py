@@ -75,7 +75,7 @@ def verify(what: str, *, store_root: Path, key: Path | None = None) -> Report:
         folder = Store.open(store_root, create=False).locate(what)
     store = _store_around(folder)
     problems = check_folder(folder)
-    notes = [f"{_count(folder)} files read"]
+    notes: list[str] = []
     if _is_release(folder):
         from hanse.release import verifier
 
@@ -84,10 +84,12 @@ def verify(what: str, *, store_root: Path, key: Path | None = None) -> Report:
         notes += report.notes
     elif key is not None:
         raise InputError(f"{what}: carries no signature to check with a key; only a release does.")
+    else:
+        notes.append(f"{sum(1 for _ in walk_files(folder))} files read")
     if store is not None:
         ancestry, names = check_ancestry(folder, store)
         problems += ancestry
-        notes.append(f"{len(names)} ancestors followed" if names else "no ancestors")
+        notes.append(f"{len(names)} ancestors still in the store" if names else "made from no other artifact")
     unique = {problem.path: problem for problem in reversed(problems)}  # the first finding about a path is the plainest
     return Report(what, tuple(unique[path] for path in dict.fromkeys(p.path for p in problems)), tuple(notes))
 
@@ -218,7 +220,3 @@ def _is_release(folder: Path) -> bool:
 def _store_around(folder: Path) -> Store | None:
     root = folder.parents[2] if len(folder.parents) > 2 else folder
     return Store.open(root, create=False) if (root / MARKER).is_file() else None
-
-
-def _count(folder: Path) -> int:
-    return sum(1 for _ in walk_files(folder))

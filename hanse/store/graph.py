@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -89,7 +89,13 @@ class Lineage:
 
 def lineage(store: Store, artifact: Artifact) -> Lineage:
     """The tree of everything `artifact` was made from. A missing or changed ancestor is shown as such, not an error."""
-    return _grow(store, records.Input("", artifact.ref, artifact.digest, artifact.record_digest), set())
+    return lineages(store, (artifact,))[0]
+
+
+def lineages(store: Store, artifacts: Iterable[Artifact]) -> list[Lineage]:
+    """A tree for each artifact; what stands in an earlier one is not drawn again."""
+    seen: set[tuple[str, str]] = set()
+    return [_grow(store, records.Input("", a.ref, a.digest, a.record_digest), seen) for a in artifacts]
 
 
 def _grow(store: Store, named: records.Input, seen: set[tuple[str, str]]) -> Lineage:

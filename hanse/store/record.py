@@ -287,7 +287,8 @@ def summary(artifact: Artifact) -> str:
     ]
     inputs = inputs_of(record)
     lines += ["  inputs" if inputs else "  inputs      none"]
-    lines += [f"    {each.role:<12}{each.ref}  sha256:{each.digest[:12]}" for each in inputs]
+    width = max((len(each.role) for each in inputs), default=0)
+    lines += [f"    {each.role:<{width}}  {each.ref}  sha256:{each.digest[:12]}" for each in inputs]
     for title, values in (("definition", definition_of(record)), ("facts", facts_of(record))):
         lines += [f"  {title}"] + [f"    {key}: {_shown(value)}" for key, value in values.items()]
     return "\n".join(lines)

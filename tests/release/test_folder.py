@@ -52,8 +52,8 @@ def test_the_card_says_what_the_records_say(released):
         "| computation | 1.1e+18 FLOP |",
         "| energy | not recorded |",
         "| contact | lab@example.org |",
-        "| novels | CC-BY-SA-4.0 | share-alike | 2 | 17 |",
-        "| atlas | Unicode-3.0 | - | 3 | 12 |",
+        "| novels | CC-BY-SA-4.0 | share-alike | 2 documents | 17 |",
+        "| atlas | Unicode-3.0 | - | 3 conversations | 12 |",
         "model: model/toy-base/1",
     ):
         assert line in card, (line, card)
@@ -76,10 +76,11 @@ def test_attribution_names_authors_and_holders_by_licence(released):
     for line in (
         "| CC-BY-SA-4.0 | share-alike | 2 | 17 |",
         "| CC0-1.0 | - | 1 | 100 |",
-        "Rights holder: Library. 2 documents, 17 bytes.",
+        "Rights holder: Library (2 documents, 17 bytes)",
         "- Ana \\| Bó (1)",
         "- author not recorded (1)",
-        "Rights holder: not recorded. 1 documents, 100 bytes.",
+        "Rights holder: not recorded (1 documents, 100 bytes)",
+        "Rights holder: Unicode, Inc. (3 conversations, 12 bytes)",
     ):
         assert line in text, (line, text)
     assert "Nobody" not in text and "LicenseRef-closed" not in text
@@ -87,11 +88,13 @@ def test_attribution_names_authors_and_holders_by_licence(released):
 
 def test_documents_that_were_dropped_and_held_out_conversations_are_not_credited(store):
     found = credits(store.artifacts())
-    assert sum(credit.documents for credit in found) == 3 + 3
+    assert sum(credit.texts for credit in found) == 3 + 3
 
 
 def test_a_long_list_of_authors_ends_with_how_many_more():
-    many = [Credit("CC-BY-4.0", "s", "", f"author {number:05}", 1, 1) for number in range(MOST_AUTHORS + 5)]
+    many = [
+        Credit("documents", "CC-BY-4.0", "s", "", f"author {number:05}", 1, 1) for number in range(MOST_AUTHORS + 5)
+    ]
     text = attribution(many)
     assert "- and 5 more, each named in the document table" in text and text.count("- author ") == MOST_AUTHORS
 

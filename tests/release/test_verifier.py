@@ -179,7 +179,7 @@ def test_without_a_key_the_reader_is_told_what_to_compare(folder, settings):
     done = alone(folder)
     assert done.returncode == 0
     key = sign.load_or_create_key(Path(settings.key))
-    assert f"fingerprint {sign.fingerprint(key)}" in done.stdout and "compare that" in done.stdout
+    assert f"fingerprint {sign.fingerprint(key)}" in done.stdout and "who signed is open" in done.stdout
 
 
 def test_a_fingerprint_is_the_one_that_openssl_shows(public_key):

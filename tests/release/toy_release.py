@@ -95,6 +95,7 @@ def write_conversations(work: Work) -> None:
     row = {"source": "atlas", "licence": "Unicode-3.0", "messages": [{"role": "user", "content": "æ"}] * 2}
     (work.folder / "train.jsonl").write_text((json.dumps(row) + "\n") * 3)
     (work.folder / "heldout.jsonl").write_text(json.dumps(row) + "\n")
+    work.note(sources=[{"name": "atlas", "rights_holder": "Unicode, Inc."}])
 
 
 def writing(name: str, text: str):

@@ -18,7 +18,7 @@ def test_an_untouched_artifact_holds_by_name_and_by_path(store):
     for what in ("model/a", "model/a/1", str(path)):
         report = check.verify(what, store_root=store.root)
         assert report.holds and report.as_dict()["holds"], report.text()
-        assert "3 ancestors followed" in report.text()
+        assert "3 ancestors still in the store" in report.text()
 
 
 @pytest.mark.parametrize("name", ["content", "run/metrics.jsonl", "SHA256SUMS", "step.json"])
