@@ -1,7 +1,4 @@
-"""What stops a run or a step: a signal, a loss that is no number, a gradient far out of line.
-
-Imports no torch, so that the command line can name `Interrupted` cheaply.
-"""
+"""What stops a run or a step: a signal, a loss that is no number, a gradient far out of line."""
 
 from __future__ import annotations
 
@@ -18,15 +15,6 @@ from hanse.errors import InputError
 SPIKE_FACTOR = 20.0  # clipping already bounds a step's length; only gradients that point nowhere are worth dropping
 SPIKE_WINDOW = 50  # steps whose gradient norms make the median
 PATIENCE = 5  # non-finite steps in a row before the run stops
-
-
-class Interrupted(Exception):
-    """A person or the machine asked the run to stop; it saved first. Running the same command again continues it."""
-
-    def __init__(self, step: int, steps: int) -> None:
-        super().__init__(f"stopped after step {step} of {steps}; everything is saved, the same command continues.")
-        self.step = step
-        self.steps = steps
 
 
 class StopSignals:

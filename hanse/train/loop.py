@@ -21,12 +21,12 @@ from rich.console import Console
 from torch import Tensor
 
 from hanse.data.loader import IGNORED, Batch
-from hanse.errors import InputError
+from hanse.errors import InputError, Interrupted
 from hanse.model.loss import multi_token_loss, next_token_loss
 from hanse.model.transformer import RouterLoad, Transformer
 from hanse.runtime import Runtime
 from hanse.train import checkpoint
-from hanse.train.guard import Guard, Interrupted, StopSignals
+from hanse.train.guard import Guard, StopSignals
 from hanse.train.metrics import MetricsLog, ProgressReport, Summary, aligned
 from hanse.train.optimizer import Optimizer, Rates, assign, table
 from hanse.train.schedule import warmup_stable_decay
@@ -122,7 +122,7 @@ def train(
     with StopSignals() as stop, ProgressReport(steps, done=tally.step, label=label, console=console) as report:
         for line in aligned(table(optimizer.groups)) if tally.step == 0 else [f"continuing after step {tally.step}"]:
             report.say(line)
-        forward = _dry_batch(model, batch_at, settings, runtime, step=min(tally.step, steps - 1))
+        forward = _dry_batch(model, batch_at, settings, runtime, step=tally.step) if tally.step < steps else model
         guard = Guard(**tally.guard)
         log = MetricsLog(scratch / METRICS, keep_steps=tally.step)
         saved_at = time.monotonic()
@@ -154,9 +154,9 @@ def train(
             if is_due or is_stopping or tally.step == steps:
                 checkpoint.save(scratch, model, optimizer, asdict(tally))
                 saved_at = time.monotonic()
-            if is_stopping and tally.step < steps:
+            if is_stopping:
                 log.close()
-                raise Interrupted(tally.step, steps)
+                raise Interrupted(f"{label}: stopped after step {tally.step} of {steps}; everything is saved.")
     log.close(copy_to=run)
     model.eval()
     return _summary(tally, log.rows, batch_at, model, runtime)

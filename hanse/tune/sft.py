@@ -26,6 +26,7 @@ from hanse.data.tokenizer import FILES, Tokenizer
 from hanse.errors import InputError
 from hanse.model import hf
 from hanse.runtime import Runtime
+from hanse.store.digest import sha256_file
 from hanse.train.loop import train
 from hanse.tune.template import Rendered, render_all
 
@@ -194,6 +195,7 @@ def finetune(
             "settings": settings.model_dump(mode="json", exclude={"checkpoint_seconds", "compile"}),
             "seed": seed,
             "data": packed.digest,
+            "model": sha256_file(model / hf.WEIGHTS),
         },
         label="tune",
         console=console.rich,

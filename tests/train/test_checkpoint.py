@@ -15,9 +15,8 @@ from safetensors import SafetensorError
 from toy import ToySettings, toy_batch_at, toy_model, toy_train, weights_digest
 
 from hanse.data.loader import Batch
-from hanse.errors import InputError
+from hanse.errors import InputError, Interrupted
 from hanse.train import checkpoint
-from hanse.train.guard import Interrupted
 from hanse.train.optimizer import Optimizer, assign
 
 
