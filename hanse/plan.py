@@ -40,7 +40,7 @@ class Plan:
 
 
 def model_config(recipe: Recipe) -> ModelConfig:
-    """The shapes that `[model]` stands for; the context is as long as training shows. Raises InputError if impossible."""
+    """The shapes that `[model]` stands for; the context is what training shows. Raises InputError if impossible."""
     context = max(training.sequence_length for training in (recipe.pretrain, *recipe.tune))
     overrides = {"max_position_embeddings": context, **recipe.model.overrides}
     return derive(recipe.model.size, vocab_size=recipe.tokenizer.vocab_size, overrides=overrides)
