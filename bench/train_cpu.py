@@ -1,4 +1,4 @@
-"""Training speed and memory on a CPU: our model against transformers' DeepseekV3ForCausalLM, same sizes, weights, batch.
+"""Training speed and memory on a CPU: our model against transformers' DeepseekV3ForCausalLM, same weights and batch.
 
 One step is forward, next-token loss, backward and a fused AdamW step. Each contender lives in a process of its own; the
 processes take turns (A B C A B C ...), so that a busy neighbour hits all alike, and medians are compared. Wall seconds

@@ -45,6 +45,7 @@ class Layout:
     inverse_N: Tensor | None = None
 
     @classmethod
+    @torch.compiler.disable
     def of(cls, tokens_BT: Tensor, documents_BT: Tensor | None) -> Layout:
         """Pack a batch. Equal numbers in one row are one document, even when another stands between."""
         rows, length = tokens_BT.shape
@@ -174,6 +175,13 @@ class _DocumentAttention(torch.autograd.Function):
         return d_query, d_expanded, d_rope, None, None
 
 
+@torch.compiler.disable  # documents are only known at run time
+def _attend_documents(
+    query_NHQ: Tensor, expanded_NHW: Tensor, rope_NR: Tensor, turns_NR: Tensor, layout: Layout
+) -> Tensor:
+    return _DocumentAttention.apply(query_NHQ, expanded_NHW, rope_NR, turns_NR, layout.groups)
+
+
 def _pieces(groups: tuple[tuple[int, int], ...], heads: int):
     """Rows and document length of each piece of work; pieces are whole documents, as many as fit the cache."""
     begin = 0
@@ -283,7 +291,7 @@ class LatentAttention(nn.Module):
         self, query_NHQ: Tensor, latent_NC: Tensor, rope_NR: Tensor, turns_NR: Tensor, layout: Layout
     ) -> Tensor:
         expanded_NHW = self.kv_b_proj(latent_NC).unflatten(-1, (self.config.num_attention_heads, -1))
-        return _DocumentAttention.apply(query_NHQ, expanded_NHW, rope_NR, turns_NR, layout.groups)
+        return _attend_documents(query_NHQ, expanded_NHW, rope_NR, turns_NR, layout)
 
     def _attend_cached(self, query_BTHQ: Tensor, turns_BTR: Tensor, keys_BSX: Tensor, *, absorb: bool) -> Tensor:
         """Outputs (B, T, H, V) for queries at the last T of the S cached positions."""

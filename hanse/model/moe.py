@@ -145,7 +145,11 @@ class Dense(nn.Module):
         self.down = nn.Parameter(torch.empty(hidden, width))
 
     def forward(self, x_ND: Tensor) -> Tensor:
-        return F.linear(_Swiglu.apply(F.linear(x_ND, self.gate_up.flatten(0, 1))), self.down)
+        pair_N2F = F.linear(x_ND, self.gate_up.flatten(0, 1))
+        if torch.compiler.is_compiling():
+            gate, up = pair_N2F.chunk(2, -1)
+            return F.linear(F.silu(gate) * up, self.down)
+        return F.linear(_Swiglu.apply(pair_N2F), self.down)
 
 
 class Router(nn.Module):
@@ -170,7 +174,8 @@ class Router(nn.Module):
             scores_NE = F.linear(x_ND.float(), self.weight.float()).sigmoid()
             routing = route(scores_NE, self.e_score_correction_bias, self.config)
         if self.training:
-            self.counts_E += torch.bincount(routing.experts_NK.flatten(), minlength=len(self.counts_E))
+            chosen_S = routing.experts_NK.flatten()
+            self.counts_E.scatter_add_(0, chosen_S, torch.ones_like(chosen_S))
         return routing
 
 
@@ -187,9 +192,14 @@ class Experts(nn.Module):
 
     def forward(self, x_ND: Tensor) -> Tensor:
         routing = self.gate(x_ND)
-        operands = [x_ND, self.gate_up, self.down]
-        if torch.is_autocast_enabled(x_ND.device.type):
-            operands = [value.to(torch.get_autocast_dtype(x_ND.device.type)) for value in operands]
-        x, gate_up, down = operands
-        routed_ND = _Experts.apply(x, routing.weights_NK, routing.experts_NK, gate_up, down)
-        return routed_ND + self.shared_experts(x_ND)
+        return _routed(x_ND, routing, self.gate_up, self.down) + self.shared_experts(x_ND)
+
+
+@torch.compiler.disable  # how many tokens an expert gets is only known at run time
+def _routed(x_ND: Tensor, routing: Routing, gate_up_E2FD: Tensor, down_EDF: Tensor) -> Tensor:
+    """The routed experts' part of the sum, in autocast's dtype where it is on: autocast does not look inside."""
+    operands = [x_ND, gate_up_E2FD, down_EDF]
+    if torch.is_autocast_enabled(x_ND.device.type):
+        operands = [value.to(torch.get_autocast_dtype(x_ND.device.type)) for value in operands]
+    x, gate_up, down = operands
+    return _Experts.apply(x, routing.weights_NK, routing.experts_NK, gate_up, down)
