@@ -165,7 +165,7 @@ def test_resuming_takes_the_threads_of_the_checkpoint_unless_a_person_chose(tmp_
         toy_train(tmp_path, runtime=two, batch_at=_stopping_at(8))
     assert torch.get_num_threads() == 1
     with pytest.warns(UserWarning, match="2 threads a run begun with 1"), pytest.raises(Interrupted):
-        toy_train(tmp_path, runtime=replace(two, threads_chosen=True), batch_at=_stopping_at(9))
+        toy_train(tmp_path, runtime=replace(two, threads_chosen=True), batch_at=_stopping_at(10))
     assert torch.get_num_threads() == 2
 
 
