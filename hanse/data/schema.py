@@ -6,8 +6,10 @@ so nothing here is inferred: a value of another type is a fault, and the record 
 
 from __future__ import annotations
 
+import datetime
 import hashlib
 import json
+import math
 import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -162,6 +164,8 @@ def _string(record: Mapping[str, Any], key: str) -> str | None:
         return None
     if key == "id" and isinstance(value, int) and not isinstance(value, bool):
         return str(value)
+    if key == "retrieved" and isinstance(value, datetime.date):  # a Parquet column of dates
+        return value.isoformat()
     if not isinstance(value, str):
         raise BadRecord("wrong-type", f"'{key}' is {_kind(value)} instead of a string")
     _check_characters(key, value)
@@ -180,6 +184,9 @@ def _check_characters(key: str, value: str) -> None:
 def _year(value: object) -> int | None:
     if value is None:
         return None
+    if isinstance(value, float) and (math.isnan(value) or value.is_integer()):
+        # pandas turns a column of whole numbers into floats as soon as one is missing
+        return None if math.isnan(value) else _year(int(value))
     if isinstance(value, bool) or not isinstance(value, int):
         raise BadRecord("wrong-type", f"'year' is {_kind(value)} instead of a whole number")
     if not -10_000 < value < 10_000:

@@ -85,6 +85,17 @@ def test_an_epoch_predicts_every_token_of_a_language_once(folder: Path) -> None:
         assert counted.tolist() == sorted(expected)
 
 
+def test_in_a_mixture_each_language_finishes_an_epoch_before_the_next(folder: Path) -> None:
+    loader = Loader(folder, sequence_length=16, seed=5, temperature=2.0)
+    places = loader.places(np.arange(3 * SLOTS))
+    for language, windows in enumerate(loader.windows_L.tolist()):
+        own = places.language_N == language
+        epochs, seen = places.epoch_N[own], places.window_N[own]
+        assert np.array_equal(epochs, np.arange(len(epochs)) // windows)
+        for epoch in range(int(epochs[-1])):
+            assert np.array_equal(np.sort(seen[epochs == epoch]), np.arange(windows))
+
+
 def test_epochs_and_seeds_have_different_orders(folder: Path) -> None:
     loader = Loader(folder, sequence_length=16, seed=5, languages=["de"])
     windows = int(loader.windows_L[0])

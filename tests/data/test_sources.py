@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import gzip
 import json
 from collections.abc import Callable
@@ -201,6 +202,21 @@ def test_parquet_reads_row_by_row_and_a_broken_string_costs_its_row_only(tmp_pat
     rows, faults = collect(Source(name="rows", kind="parquet", path=str(tmp_path / "a.parquet")))
     assert [(row["text"], row["year"]) for row in rows] == [("eins", 1845)]
     assert [(f.line, f.reason) for f in faults] == [(2, "not-utf8"), (3, "licence-missing")]
+
+
+def test_parquet_columns_as_pandas_writes_them_are_understood(tmp_path: Path) -> None:
+    table = pa.table(
+        {
+            "text": pa.array(["eins", "zwei"]).dictionary_encode(),
+            "year": [1845.0, float("nan")],
+            "retrieved": [datetime.date(2024, 5, 1), None],
+            "id": [1, 2],
+        }
+    )
+    pq.write_table(table, tmp_path / "a.parquet")
+    rows, faults = collect(Source(name="rows", kind="parquet", path=str(tmp_path), licence="MIT"))
+    assert not faults
+    assert [(r["source_id"], r["year"], r["retrieved"]) for r in rows] == [("1", 1845, "2024-05-01"), ("2", None, None)]
 
 
 @pytest.mark.parametrize("content", [b"PAR1 is not enough", b""])
