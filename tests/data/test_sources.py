@@ -15,6 +15,7 @@ import pytest
 import zstandard
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from library import CORPUS
 
 from hanse.data import sources
 from hanse.data.sources import Fault, read
@@ -257,6 +258,19 @@ def test_the_atlas_is_a_source_like_the_others() -> None:
     rows, faults = collect(Source(name="atlas", kind="atlas", licence="Unicode-3.0"))
     assert not faults
     assert {row["language"] for row in rows} == {"de"}
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not CORPUS.is_dir(), reason="the test corpus is not beside the repository")
+def test_the_whole_test_corpus_reads_without_a_fault() -> None:
+    faults: list[Fault] = []
+    source = Source(name="corpus", kind="jsonl", path=str(CORPUS / "*.jsonl.gz"))
+    documents = size = 0
+    for row in read(source, languages=(), seed=0, on_fault=faults.append):
+        documents += 1
+        size += len(row["text"].encode())
+    assert not faults
+    assert (documents, round(size / 1e6, 2)) == (21_792, 132.59)  # as its README says
 
 
 json_values = st.recursive(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import shutil
 from collections import Counter
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from library import new_work, record, run_curate, write_lines
+from library import CORPUS, new_work, record, run_curate, write_lines
 from transformers import AutoTokenizer
 
 from hanse.data.premium import measure, table
@@ -60,6 +61,14 @@ def test_control_tokens_spelled_in_a_text_stay_text(tokenizer: Tokenizer, parts:
     ids = tokenizer.encode(text)
     assert not set(ids) & set(range(len(SPECIAL_TOKENS)))
     assert tokenizer.decode(ids) == text
+
+
+@pytest.mark.skipif(not CORPUS.is_dir(), reason="the test corpus is not beside the repository")
+def test_real_text_in_24_languages_comes_back_unchanged(tokenizer: Tokenizer) -> None:
+    firsts = (gzip.decompress(path.read_bytes()).splitlines()[0] for path in sorted(CORPUS.glob("eusurvey.*.jsonl.gz")))
+    texts = [json.loads(line)["text"][:5000] for line in firsts]
+    assert len(texts) == 24
+    assert [tokenizer.decode(ids) for ids in tokenizer.encode_batch(texts)] == texts
 
 
 def test_control_tokens_are_read_when_asked_for(tokenizer: Tokenizer) -> None:
