@@ -139,15 +139,25 @@ def test_the_corpus_stays_affordable():
     documents, conversations = made()
     text = sum(len(d["text"].encode()) for d in documents)
     train = [c for c in conversations if c["split"] == "train"]
-    tuning = sum(len(question(c).encode()) + len(c["answer"].encode()) for c in train)
+    heldout = [c for c in conversations if c["split"] == "heldout"]
     assert 400_000 < text < 800_000
-    assert 400_000 < tuning < 900_000
+    assert 40_000 < len(train) < 60_000
+    assert 4_000 < len(heldout) < 6_000
+    assert sum(len(question(c)) + len(c["answer"]) for c in train) / len(train) < 50
 
 
 def test_fewer_facts_make_a_smaller_corpus_of_the_tasks_asked_for():
     conversations = list(atlas.conversations(["de"], 0, facts_per_task={"capital": 3}, phrasings_per_fact=2))
     assert Counter(c["split"] for c in conversations) == {"train": 6, "heldout": 3}
     assert {c["task"] for c in conversations} == {"capital"}
+
+
+def test_every_wording_is_used_even_when_a_fact_gets_only_some():
+    wordings = {(task, index) for task, entry in load("fr")[0].items() for index in range(len(entry.train))}
+    some = atlas.conversations(["fr"], 0, phrasings_per_fact=3)
+    used = {(c["task"], int(c["id"].rpartition("-")[2])) for c in some if c["split"] == "train"}
+    assert used <= wordings
+    assert len(used) > 0.9 * len(wordings)
 
 
 def test_facts_that_differ_from_english_are_chosen_first():

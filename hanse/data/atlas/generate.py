@@ -93,7 +93,7 @@ def conversations(
     seed: int,
     *,
     facts_per_task: Mapping[str, int] | None = None,
-    phrasings_per_fact: int = 3,
+    phrasings_per_fact: int | None = None,
 ) -> Iterator[dict[str, Any]]:
     """Questions with exact answers: for tuning in some phrasings, for evaluation in phrasings never seen in training.
 
@@ -104,7 +104,9 @@ def conversations(
         languages: codes among the 24; the order is kept.
         seed: decides which phrasings a fact gets and the order.
         facts_per_task: how many facts a task has; `FACTS_PER_TASK` unless told.
-        phrasings_per_fact: how many of a task's training phrasings (4) each fact is asked in; together they cover all.
+        phrasings_per_fact: how many of a task's training phrasings (7 to 11) each fact is asked in; all unless told.
+            Measured with a 1.4M-parameter model on 400,000 tokens of Irish: asked in 3 phrasings a fact, 65 % of the
+            held-out questions were answered; asked in all, so in fewer epochs, 84 %. Save on epochs, not on wordings.
 
     Yields:
         Conversations with id, language, task, messages, split ("train" or "heldout"), fact, answer and answer_en.
@@ -118,12 +120,16 @@ def conversations(
             items = []
             for position, fact in enumerate(_facts(language, facts_per_task)):
                 wordings = getattr(phrasings[fact.task], split)
-                count = min(len(wordings), phrasings_per_fact) if split == "train" else 1
+                count = _count(len(wordings), phrasings_per_fact) if split == "train" else 1
                 for turn in range(count):
                     index = (position + turn) % len(wordings)
                     items.append(_conversation(fact, language, split, index, wordings[index]))
             _random(seed, language, split).shuffle(items)
             yield from items
+
+
+def _count(wordings: int, wanted: int | None) -> int:
+    return wordings if wanted is None else min(wordings, wanted)
 
 
 def _conversation(fact: Fact, language: str, split: str, index: int, template: str) -> dict[str, Any]:
