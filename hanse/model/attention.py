@@ -10,6 +10,7 @@ document, without a mask and without work on pairs that may not see each other.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -179,10 +180,34 @@ class _DocumentAttention(torch.autograd.Function):
 def _attend_documents(
     query_NHQ: Tensor, expanded_NHW: Tensor, rope_NR: Tensor, turns_NR: Tensor, layout: Layout
 ) -> Tensor:
-    return _DocumentAttention.apply(query_NHQ, expanded_NHW, rope_NR, turns_NR, layout.groups)
+    compute = _DocumentAttention.apply if query_NHQ.device.type == "cpu" else _fused_attention
+    return compute(query_NHQ, expanded_NHW, rope_NR, turns_NR, layout.groups)
 
 
-def _pieces(groups: tuple[tuple[int, int], ...], heads: int):
+def _fused_attention(
+    query_NHQ: Tensor, expanded_NHW: Tensor, rope_NR: Tensor, turns_NR: Tensor, groups: tuple[tuple[int, int], ...]
+) -> Tensor:
+    """What `_DocumentAttention` computes, with torch's fused kernel, one call for each length of document."""
+    rope = rope_NR.shape[1]
+    nope = query_NHQ.shape[2] - rope
+    turns = turns_NR.unsqueeze(1)
+    key_rope = rotate(rope_NR.unsqueeze(1), turns).expand(-1, query_NHQ.shape[1], -1)
+    query = torch.cat((query_NHQ[..., :nope], rotate(query_NHQ[..., nope:], turns)), -1)
+    key = torch.cat((expanded_NHW[..., :nope], key_rope.to(query.dtype)), -1)
+    # Kernels want values as wide as keys: with other widths SDPA falls silently to the quadratic path.
+    width = expanded_NHW.shape[2] - nope
+    value = F.pad(expanded_NHW[..., nope:], (0, max(0, query.shape[2] - width)))
+    outs, begin = [], 0
+    for documents, length in groups:
+        end = begin + documents * length
+        q, k, v = (_unfold(x[begin:end], length) for x in (query, key, value))
+        out = F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=query.shape[2] ** -0.5)
+        outs.append(out.transpose(1, 2).flatten(0, 1)[..., :width])
+        begin = end
+    return torch.cat(outs)
+
+
+def _pieces(groups: tuple[tuple[int, int], ...], heads: int) -> Iterator[tuple[slice, int]]:
     """Rows and document length of each piece of work; pieces are whole documents, as many as fit the cache."""
     begin = 0
     for documents, length in groups:
@@ -193,7 +218,7 @@ def _pieces(groups: tuple[tuple[int, int], ...], heads: int):
             begin += count * length
 
 
-def _blocks(length: int):
+def _blocks(length: int) -> Iterator[tuple[slice, int]]:
     """Slices of queries and how many keys each may see: causality saves nearly half at long lengths."""
     for begin in range(0, length, _QUERY_BLOCK):
         end = min(begin + _QUERY_BLOCK, length)

@@ -28,6 +28,7 @@ def test_compiled_model_gives_the_same_loss_and_gradients_for_changing_documents
         assert all(torch.equal(a, b) for a, b in zip(plain.buffers(), compiled.buffers(), strict=True))
 
 
+@pytest.mark.slow
 def test_compilation_breaks_only_at_attention_and_routed_experts():
     torch.compiler.reset()
     model = model_of(MOE).train()

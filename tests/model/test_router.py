@@ -2,6 +2,7 @@
 
 import torch
 
+from hanse.model import moe
 from hanse.model.config import ModelConfig
 from hanse.model.moe import route
 
@@ -77,6 +78,20 @@ def test_router_works_in_float32_under_autocast():
     with torch.autocast("cpu", torch.bfloat16):
         model(tokens_of(2, 8))
     assert seen == [torch.float32]
+
+
+def test_grouped_products_equal_the_loop_over_experts_and_so_do_their_gradients():
+    generator = torch.Generator().manual_seed(0)
+    shapes = ((40, 8), (40, 3), (6, 2, 16, 8), (6, 8, 16))
+    x, weights, gate_up, down = (torch.randn(*shape, generator=generator, requires_grad=True) for shape in shapes)
+    # Expert 5 gets nothing.
+    experts = torch.stack([torch.randperm(5, generator=generator)[:3] for _ in range(40)])
+    inputs = (x, weights, gate_up, down)
+    outs = [compute(x, weights, experts, gate_up, down) for compute in (moe._grouped, moe._Experts.apply)]
+    torch.testing.assert_close(*outs)
+    wanted = torch.randn(40, 8, generator=generator)
+    for one, other in zip(*(torch.autograd.grad((out * wanted).sum(), inputs) for out in outs), strict=True):
+        torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
 
 
 def test_init_depends_on_the_generator_only():
