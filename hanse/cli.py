@@ -29,6 +29,7 @@ def main(arguments: list[str] | None = None) -> int:
     for variable in ("DAFT_ANALYTICS_ENABLED", "HF_HUB_OFFLINE", "DO_NOT_TRACK", "SCARF_NO_ANALYTICS"):
         os.environ[variable] = "0" if variable == "DAFT_ANALYTICS_ENABLED" else "1"
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    signal.signal(signal.SIGTERM, _stop)  # a batch system asks; training answers it in its own way
     try:
         return int(options.verb(options))
     except InputError as error:
@@ -40,6 +41,10 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(f"\nhanse: stopped; finished steps are kept. Continue with: {_command_line(arguments)}", file=sys.stderr)
         return 0
+
+
+def _stop(number: int, frame: object) -> None:
+    raise KeyboardInterrupt
 
 
 def _command_line(arguments: list[str] | None) -> str:
@@ -79,7 +84,7 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--dry-run", action="store_true", help="print the resolved recipe, sizes and estimates, and stop")
     run.add_argument("--until", metavar="KIND", help="stop after this kind of artifact, for example shards")
     run.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
-    run.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: the free cores)")
+    run.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: all cores it may use)")
 
     chat = _verb(verbs, shared, "chat", _chat, "talk to a model in the terminal")
     chat.add_argument("--model", metavar="X", help="a release or model by name, or a folder (default: the newest)")
@@ -90,7 +95,7 @@ def _parser() -> argparse.ArgumentParser:
     chat.add_argument("--max-tokens", type=int, default=256, metavar="N", help="longest answer (default: 256 tokens)")
     chat.add_argument("--seed", type=int, default=0, help="seed of the sampling (default: 0)")
     chat.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
-    chat.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: the free cores)")
+    chat.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: all cores it may use)")
 
     verify = _verb(verbs, shared, "verify", _verify, "check an artifact or a release against its digests and signature")
     verify.add_argument("what", metavar="PATH_OR_NAME", help="a folder, or kind/name[/version]")

@@ -95,7 +95,7 @@ class Model(BaseModel):
     model_config = ConfigDict(frozen=True, extra="allow")
 
     family: Literal["deepseek_v3"] = "deepseek_v3"
-    size: Annotated[str, Field(pattern=r"^[0-9]+(\.[0-9]+)?[KMB]$")] = "3M"
+    size: Annotated[str, Field(pattern=r"^[0-9]+(\.[0-9]+)?[MB]$")] = "3M"
 
     @model_validator(mode="after")
     def _known_keys(self) -> Model:
@@ -229,6 +229,14 @@ class Recipe(Section):
             raise ValueError("source: two sources have the same name")
         if all(source.kind == "conversations" for source in self.source):
             raise ValueError("source: no source of running text to pre-train on")
+        if self.pretrain.mtp_weight and not self.model.overrides.get("num_nextn_predict_layers"):
+            raise ValueError(
+                "pretrain: mtp_weight trains a multi-token block; set [model] num_nextn_predict_layers = 1"
+            )
+        if self.model.overrides.get("num_nextn_predict_layers") and not self.pretrain.mtp_weight:
+            raise ValueError(
+                "model: num_nextn_predict_layers = 1 needs [pretrain] mtp_weight above 0, or it stays untrained"
+            )
         for tune in self.tune:
             if tune.source not in names:
                 raise ValueError(
@@ -259,7 +267,8 @@ def load(path: Path, settings: Iterable[str] = ()) -> Recipe:
     try:
         data = tomllib.loads(path.read_bytes().decode("utf-8"))
     except FileNotFoundError:
-        raise InputError(f"{path}: no such recipe. The recipes that come with Hanse: atlas, laptop, europe.") from None
+        shipped = ", ".join(sorted(str(found) for found in embedded().parent.glob("*.toml")))
+        raise InputError(f"{path}: no such recipe. Those that come with Hanse: {shipped}.") from None
     except IsADirectoryError:
         raise InputError(f"{path}: is a folder; name the recipe file in it.") from None
     except OSError as error:

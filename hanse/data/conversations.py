@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hanse.data.rights import is_allowed, reservation_reasons
 from hanse.data.schema import BadRecord
 from hanse.data.sources import BrokenFile, find_files, jsonl_records
 from hanse.errors import InputError
@@ -61,7 +62,7 @@ def gather(work: Work, sources: Sequence[Source], settings: Curate, *, languages
                     continue
                 split = row.pop("split", None) or _split(row["id"], source.heldout_share, seed)
                 counts[f"{split}/{source.name}/{row['language']}"] += 1
-                _write(outputs[split], {"source": source.name, **row})
+                _write(outputs[split], {**row, "source": source.name})
             if bad > settings.max_quarantine_share * read:
                 raise InputError(
                     f"source '{source.name}': {bad} of {read} conversations are broken, over the limit of "
@@ -83,7 +84,7 @@ def read(path: Path) -> Iterator[dict[str, Any]]:
 def texts(folder: Path) -> Iterator[str]:
     """The words of the training conversations, for the tokenizer to learn from."""
     for conversation in read(folder / "train.jsonl"):
-        yield "\n".join(message["content"] for message in conversation["messages"])
+        yield "\n".join(message.get("content") or "" for message in conversation["messages"])
 
 
 def _records(source: Source, languages: tuple[str, ...], seed: int) -> Iterator[tuple[dict[str, Any], object]]:
@@ -112,26 +113,34 @@ def _checked(record: object, source: Source, settings: Curate) -> dict[str, Any]
     licence = record.get("licence") or source.licence
     if not licence:
         raise BadRecord("licence-missing", "'licence' is missing")
-    if licence not in settings.licences:
-        raise BadRecord("licence-not-allowed", f"licence {licence} is not in [curate] licences")
+    if not isinstance(licence, str) or not is_allowed(licence, settings.licences):
+        raise BadRecord("licence-not-allowed", f"licence {licence} is not allowed by [curate] licences")
+    reservation = record.get("reservation", source.reservation)
+    if reasons := reservation_reasons(str(reservation), on_unknown=settings.on_unknown_reservation):
+        raise BadRecord(reasons[0], f"reservation is {reservation}")
     messages = record.get("messages")
     if not isinstance(messages, list) or not messages:
         raise BadRecord("messages-missing", "'messages' is missing or empty")
     for message in messages:
         if not isinstance(message, dict) or message.get("role") not in ROLES:
             raise BadRecord("role-unknown", f"a message has no role among {', '.join(ROLES)}")
-        _check_text(message.get("content"))
+        _check_text(message)
     if messages[-1]["role"] != "assistant":
         raise BadRecord("no-answer", "the last message is not the assistant's")
     if not isinstance(record.get("language"), str):
         raise BadRecord("language-missing", "'language' is missing")
+    if "answer" in record and not (isinstance(record["answer"], str) and isinstance(record.get("task"), str)):
+        raise BadRecord("task-missing", "'answer' can be scored only beside a 'task', both strings")
     if record.get("split") not in (None, *SPLITS):
         raise BadRecord("split-unknown", f"'split' is neither {' nor '.join(SPLITS)}")
     text = json.dumps(messages, ensure_ascii=False, sort_keys=True)
     return {"id": hashlib.sha256(text.encode()).hexdigest()[:32], **record, "licence": licence}
 
 
-def _check_text(content: object) -> None:
+def _check_text(message: dict[str, Any]) -> None:
+    content = message.get("content")
+    if content in (None, "") and message.get("tool_calls"):
+        return
     if not isinstance(content, str) or not content.strip():
         raise BadRecord("content-missing", "a message has no text")
     if "\0" in content:
