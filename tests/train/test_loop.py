@@ -55,7 +55,12 @@ def test_uneven_masks_are_weighed_by_counted_tokens() -> None:
     apart = loop._forward_backward(model, model, [first, sparse], ToySettings(), CPU, step=0)
     together = loop._forward_backward(model, model, [joined], ToySettings(), CPU, step=0)
     assert apart.loss == pytest.approx(together.loss, rel=1e-6)
-    assert apart.counted_tokens == together.counted_tokens
+    with torch.no_grad():
+        scores = model.logits(model(joined.tokens_BT, joined.documents_BT)).flatten(0, 1)
+    expected = torch.nn.functional.cross_entropy(scores, joined.targets_BT.flatten(), ignore_index=-100)
+    assert apart.loss == pytest.approx(float(expected), rel=1e-5)
+    assert apart.counted_tokens == together.counted_tokens == int((joined.targets_BT != -100).sum())
+    assert apart.tokens == joined.tokens_BT.numel()
 
 
 def test_dry_batch_leaves_weights_buffers_and_random_state_alone() -> None:
