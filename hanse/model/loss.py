@@ -14,8 +14,8 @@ from hanse.model.attention import Layout, rotation
 from hanse.model.transformer import Transformer
 
 NOT_COUNTED = -100
-# Logits of one chunk, in numbers: 4 Mi float32 are 16 MiB, which a CPU's last-level cache holds.
-_CHUNK = 1 << 22
+# Logits of one chunk, in numbers: 2 Mi float32 are 8 MiB, which a CPU's last-level cache holds.
+_CHUNK = 1 << 21
 
 
 class _ChunkedCrossEntropy(torch.autograd.Function):
@@ -31,14 +31,17 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         d_head = torch.zeros_like(head_VD, dtype=torch.float32) if needs else None
         total = torch.zeros((), device=hidden_MD.device, dtype=torch.float64)
         rows = max(1, _CHUNK // head_VD.shape[0])
+        # One buffer for all chunks, turned from logits to gradient in place: fresh pages cost more than the arithmetic.
+        buffer_MV = head_VD.new_empty(min(rows, len(targets_M)), head_VD.shape[0])
         for begin in range(0, len(targets_M), rows):
             hidden, target = hidden_MD[begin : begin + rows], targets_M[begin : begin + rows].unsqueeze(1)
-            scores = (hidden @ head_VD.T).float()
-            d_scores = torch.softmax(scores, -1)
-            total += _negative_log(d_scores, scores, target)
+            scores = torch.mm(hidden, head_VD.T, out=buffer_MV[: len(hidden)])
+            wide = scores.float()
+            probabilities = torch.softmax(wide, -1, out=wide)
+            total += _negative_log(probabilities, target, hidden, head_VD)
             if d_hidden is not None and d_head is not None:
-                d_scores.scatter_add_(1, target, torch.full_like(target, -1, dtype=d_scores.dtype))
-                d_scores = d_scores.to(head_VD.dtype)
+                probabilities.scatter_add_(1, target, torch.full_like(target, -1, dtype=torch.float32))
+                d_scores = probabilities.to(head_VD.dtype)
                 torch.mm(d_scores, head_VD, out=d_hidden[begin : begin + rows])
                 if head_VD.dtype == torch.float32:
                     d_head.addmm_(d_scores.T, hidden)
@@ -54,16 +57,17 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         return d_hidden * gradient, d_head * gradient, None
 
 
-def _negative_log(probabilities_MV: Tensor, scores_MV: Tensor, target_M1: Tensor) -> Tensor:
+def _negative_log(probabilities_MV: Tensor, target_M1: Tensor, hidden_MD: Tensor, head_VD: Tensor) -> Tensor:
     """Sum of -log probability of the targets, without the second pass over all logits that a log-softmax would need.
 
-    The few targets so unlikely that their probability loses digits are computed from the logits.
+    The few targets so unlikely that their probability loses digits get their logits once more.
     """
     chosen_M = probabilities_MV.gather(1, target_M1).squeeze(1)
     rare = (chosen_M < 1e-30).nonzero().squeeze(1)
     losses_M = -chosen_M.log()
     if len(rare):
-        losses_M[rare] = F.cross_entropy(scores_MV[rare], target_M1[rare, 0], reduction="none")
+        scores = (hidden_MD[rare] @ head_VD.T).float()
+        losses_M[rare] = F.cross_entropy(scores, target_M1[rare, 0], reduction="none")
     return losses_M.sum(dtype=torch.float64)
 
 
