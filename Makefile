@@ -29,7 +29,7 @@ install: $(VENV)/.base
 
 demo: $(VENV)/.base
 	$(BIN)/hanse run
-	$(BIN)/hanse chat --prompt "Hauptstadt von: Griechenland?"
+	$(BIN)/hanse chat --prompt "Sag mir die Hauptstadt: Griechenland"
 	$(BIN)/hanse verify release/atlas
 
 test: $(VENV)/.dev

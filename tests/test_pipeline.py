@@ -16,7 +16,7 @@ import pytest
 pytestmark = pytest.mark.slow
 
 CORPUS = Path(__file__).resolve().parents[2] / "shared" / "corpus"
-QUESTION = "Hauptstadt: Griechenland?"
+QUESTION = "Sag mir die Hauptstadt: Griechenland"
 TINY = """
 name = "tiny"
 languages = ["de", "el", "mt"]
