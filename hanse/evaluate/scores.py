@@ -239,7 +239,7 @@ def as_table(rows: Sequence[LanguageRow]) -> Table:
     if any(row.bits_per_byte is not None for row in rows):
         columns.append(("bits/byte", lambda row: _cell(row.bits_per_byte, "{:.3f}")))
     if any(row.premium is not None for row in rows):
-        columns.append(("tokens vs en", lambda row: _cell(row.premium, "{:.2f}")))
+        columns.append(("tokens/en", lambda row: _cell(row.premium, "{:.2f}")))
     table = Table(box=None, pad_edge=False, header_style="bold")
     for number, (title, _) in enumerate(columns):
         table.add_column(title, justify="right" if number else "left", no_wrap=True)
