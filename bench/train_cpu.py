@@ -154,6 +154,8 @@ def _theirs(folder: Path, settings: dict[str, Any], dtype):
 def start(name: str, folder: Path, threads: int) -> subprocess.Popen[str]:
     """Start a contender's process; its log goes beside the weights."""
     environment = os.environ | {"OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "PASSIVE", "HF_HUB_OFFLINE": "1"}
+    # A cache of its own, so that the compile time is that of a first run.
+    environment["TORCHINDUCTOR_CACHE_DIR"] = str(folder / f"{name}.cache")
     with (folder / f"{name}.log").open("w", encoding="utf-8") as log:
         return subprocess.Popen(
             [sys.executable, __file__, "--worker", name, "--folder", str(folder), "--threads", str(threads)],

@@ -1,7 +1,8 @@
 """Multi-head latent attention (DeepSeek-V2, arXiv:2405.04434, sec. 2.1) over packed documents.
 
 Legend: B batch, T positions, N tokens of a packed batch, D hidden, H heads, Q query/key head width (nope + rope),
-V value head width, W nope + V, C kv latent width, R rope width, L tokens in a document, G documents of equal length.
+V value head width, W nope + V, C kv latent width, R rope width, L places of a document, G documents of a
+group, P places of all groups.
 
 Everything outside the attention core treats tokens one by one, so a batch is permuted once, before the first block:
 documents of equal length come to lie next to each other. Attention is then dense and causal inside each
@@ -31,19 +32,27 @@ _KEEP_UP_TO = 512
 
 @dataclass(frozen=True)
 class Layout:
-    """How a (B, T) batch is packed: groups of equally long documents, one after the other.
+    """How a (B, T) batch is packed: documents one after the other, by length.
+
+    Attention sees them in groups of one length, the shorter ones filled up at their end, where causality hides the
+    filling from every token. Groups of exact lengths took 1.3 to 2 times as long (documents of 10 to 60 tokens,
+    batches of 8,192 and 2,048; CPU seconds).
 
     Attributes:
-        groups: (documents, tokens in each), in packed order; the products sum to N.
+        groups: (documents, places in each), in packed order; the products sum to P >= N.
         positions_N: position of each packed token inside its document, int64.
         order_N: flat (B, T) index of each packed token, or None where packing changes nothing.
         inverse_N: packed index of each flat (B, T) token, or None.
+        places_P: packed token of each place of the groups, a document's last one where filled, or None where P = N.
+        real_N: place of each packed token, or None.
     """
 
     groups: tuple[tuple[int, int], ...]
     positions_N: Tensor
     order_N: Tensor | None = None
     inverse_N: Tensor | None = None
+    places_P: Tensor | None = None
+    real_N: Tensor | None = None
 
     @classmethod
     @torch.compiler.disable
@@ -61,6 +70,14 @@ class Layout:
         """Flatten (B, T, ...) to (N, ...) in packed order."""
         flat_N = values_BT.flatten(0, 1)
         return flat_N if self.order_N is None else flat_N[self.order_N]
+
+    def fill(self, *packed: Tensor) -> tuple[Tensor, ...]:
+        """Packed (N, ...) to places (P, ...)."""
+        return packed if self.places_P is None else tuple(x.index_select(0, self.places_P) for x in packed)
+
+    def take(self, *filled: Tensor) -> tuple[Tensor, ...]:
+        """Places (P, ...) to packed (N, ...)."""
+        return filled if self.real_N is None else tuple(x.index_select(0, self.real_N) for x in filled)
 
     def unpack(self, values_ND: Tensor, shape: torch.Size) -> Tensor:
         """Back from (N, D) to (B, T, D)."""
@@ -85,9 +102,22 @@ def _pack(documents_BT: Tensor) -> Layout:
     positions_N = all_N - begins.repeat_interleave(lengths)
     order_N = by_document_N[starts.repeat_interleave(lengths) + positions_N]
     inverse_N = torch.empty_like(order_N).scatter_(0, order_N, all_N)
-    sizes, counts = torch.unique_consecutive(lengths, return_counts=True)
+    filled = _filled(lengths)
+    sizes, counts = torch.unique_consecutive(filled, return_counts=True)
     groups = tuple(zip(counts.tolist(), sizes.tolist(), strict=True))
-    return Layout(groups, positions_N, order_N, inverse_N)
+    if torch.equal(filled, lengths):
+        return Layout(groups, positions_N, order_N, inverse_N)
+    firsts = filled.cumsum(0) - filled
+    steps_P = torch.arange(int(filled.sum()), device=device) - firsts.repeat_interleave(filled)
+    places_P = begins.repeat_interleave(filled) + torch.minimum(steps_P, (lengths - 1).repeat_interleave(filled))
+    real_N = firsts.repeat_interleave(lengths) + positions_N
+    return Layout(groups, positions_N, order_N, inverse_N, places_P, real_N)
+
+
+def _filled(lengths: Tensor) -> Tensor:
+    """Lengths rounded up in steps of an eighth of their power of two, at least 4: some 7 % more. Long ones stay."""
+    steps = (2 ** (lengths.float().log2().ceil() - 3)).long().clamp_(min=4)
+    return torch.where(lengths > _KEEP_UP_TO, lengths, (lengths + steps - 1) // steps * steps)
 
 
 class _Permute(torch.autograd.Function):
@@ -125,36 +155,36 @@ class _DocumentAttention(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, query_NHQ, expanded_NHW, rope_NR, turns_NR, groups):
+    def forward(ctx, query_NHQ, expanded_NHW, rope_NR, turns_NR, layout):
         ctx.save_for_backward(query_NHQ, expanded_NHW, rope_NR, turns_NR)
-        ctx.groups = groups
-        ctx.kept = []
+        ctx.layout, ctx.kept = layout, []
+        inputs = layout.fill(query_NHQ, expanded_NHW, rope_NR, turns_NR)
         nope = query_NHQ.shape[2] - rope_NR.shape[1]
-        out_NHV = query_NHQ.new_empty(*query_NHQ.shape[:2], expanded_NHW.shape[2] - nope)
-        for rows, length in _pieces(groups, query_NHQ.shape[1]):
-            parts = (query_NHQ[rows], expanded_NHW[rows], rope_NR[rows], turns_NR[rows])
-            query_XLQ, key_XLQ, value_XLV = _assemble(*parts, length)
+        out_PHV = query_NHQ.new_empty(*inputs[0].shape[:2], expanded_NHW.shape[2] - nope)
+        for rows, length in _pieces(layout.groups, query_NHQ.shape[1]):
+            query_XLQ, key_XLQ, value_XLV = _assemble(inputs, rows, length)
             out_XLV = torch.empty_like(value_XLV)
             for block, seen in _blocks(length):
                 weights = _probabilities(query_XLQ[:, block], key_XLQ[:, :seen])
                 torch.bmm(weights, value_XLV[:, :seen], out=out_XLV[:, block])
                 if length <= _KEEP_UP_TO and any(ctx.needs_input_grad):
                     ctx.kept.append(weights)
-            _unfold(out_NHV[rows], length).copy_(out_XLV.view(-1, out_NHV.shape[1], *out_XLV.shape[1:]))
-        return out_NHV
+            _unfold(out_PHV[rows], length).copy_(out_XLV.view(-1, out_PHV.shape[1], *out_XLV.shape[1:]))
+        return layout.take(out_PHV)[0]
 
     @staticmethod
     def backward(ctx, gradient_NHV):
-        query_NHQ, expanded_NHW, rope_NR, turns_NR = ctx.saved_tensors
-        heads, nope = query_NHQ.shape[1], query_NHQ.shape[2] - rope_NR.shape[1]
+        inputs = ctx.layout.fill(*ctx.saved_tensors)
+        heads = inputs[0].shape[1]
         kept, ctx.kept = iter(ctx.kept), []  # freed with the loop; a second backward recomputes
-        d_query, d_expanded, d_rope = (
-            torch.empty_like(x, memory_format=torch.contiguous_format) for x in (query_NHQ, expanded_NHW, rope_NR)
-        )
-        for rows, length in _pieces(ctx.groups, heads):
-            parts = (query_NHQ[rows], expanded_NHW[rows], rope_NR[rows], turns_NR[rows])
-            query, key, value = _assemble(*parts, length)
-            d_out = _unfold(gradient_NHV[rows], length).reshape(value.shape)
+        gradients = [torch.empty_like(x, memory_format=torch.contiguous_format) for x in inputs[:3]]
+        gradient_PHV = gradient_NHV
+        if ctx.layout.real_N is not None:
+            gradient_PHV = gradient_NHV.new_zeros(len(inputs[0]), *gradient_NHV.shape[1:])
+            gradient_PHV.index_copy_(0, ctx.layout.real_N, gradient_NHV)
+        for rows, length in _pieces(ctx.layout.groups, heads):
+            query, key, value = _assemble(inputs, rows, length)
+            d_out = _unfold(gradient_PHV[rows], length).reshape(value.shape)
             dq, dk, dv = torch.empty_like(query), torch.zeros_like(key), torch.zeros_like(value)
             for block, seen in _blocks(length):
                 weights = next(kept, None) if length <= _KEEP_UP_TO else None
@@ -166,14 +196,8 @@ class _DocumentAttention(torch.autograd.Function):
                 torch.bmm(d_scores, key[:, :seen], out=dq[:, block])
                 dk[:, :seen].baddbmm_(d_scores.mT, query[:, block])
             dq, dk, dv = (x.view(-1, heads, *x.shape[1:]) for x in (dq, dk, dv))
-            back_GL = turns_NR[rows].conj().view(-1, 1, length, turns_NR.shape[1])
-            d_query_piece, d_expanded_piece = _unfold(d_query[rows], length), _unfold(d_expanded[rows], length)
-            torch.mul(dq[..., :nope], query_NHQ.shape[2] ** -0.5, out=d_query_piece[..., :nope])
-            d_query_piece[..., nope:] = rotate(dq[..., nope:], back_GL * query_NHQ.shape[2] ** -0.5)
-            d_expanded_piece[..., :nope] = dk[..., :nope]
-            d_expanded_piece[..., nope:] = dv
-            d_rope[rows] = rotate(dk[..., nope:].sum(1), back_GL[:, 0]).view(-1, rope_NR.shape[1])
-        return d_query, d_expanded, d_rope, None, None
+            _disassemble(dq, dk, dv, inputs[3][rows], *(x[rows] for x in gradients))
+        return *ctx.layout.take(*gradients), None, None
 
 
 @torch.compiler.disable  # documents are only known at run time
@@ -181,13 +205,14 @@ def _attend_documents(
     query_NHQ: Tensor, expanded_NHW: Tensor, rope_NR: Tensor, turns_NR: Tensor, layout: Layout
 ) -> Tensor:
     compute = _DocumentAttention.apply if query_NHQ.device.type == "cpu" else _fused_attention
-    return compute(query_NHQ, expanded_NHW, rope_NR, turns_NR, layout.groups)
+    return compute(query_NHQ, expanded_NHW, rope_NR, turns_NR, layout)
 
 
 def _fused_attention(
-    query_NHQ: Tensor, expanded_NHW: Tensor, rope_NR: Tensor, turns_NR: Tensor, groups: tuple[tuple[int, int], ...]
+    query_NHQ: Tensor, expanded_NHW: Tensor, rope_NR: Tensor, turns_NR: Tensor, layout: Layout
 ) -> Tensor:
-    """What `_DocumentAttention` computes, with torch's fused kernel, one call for each length of document."""
+    """What `_DocumentAttention` computes, with torch's fused kernel, one call for each group."""
+    query_NHQ, expanded_NHW, rope_NR, turns_NR = layout.fill(query_NHQ, expanded_NHW, rope_NR, turns_NR)
     rope = rope_NR.shape[1]
     nope = query_NHQ.shape[2] - rope
     turns = turns_NR.unsqueeze(1)
@@ -198,13 +223,13 @@ def _fused_attention(
     width = expanded_NHW.shape[2] - nope
     value = F.pad(expanded_NHW[..., nope:], (0, max(0, query.shape[2] - width)))
     outs, begin = [], 0
-    for documents, length in groups:
+    for documents, length in layout.groups:
         end = begin + documents * length
         q, k, v = (_unfold(x[begin:end], length) for x in (query, key, value))
         out = F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=query.shape[2] ** -0.5)
         outs.append(out.transpose(1, 2).flatten(0, 1)[..., :width])
         begin = end
-    return torch.cat(outs)
+    return layout.take(torch.cat(outs))[0]
 
 
 def _pieces(groups: tuple[tuple[int, int], ...], heads: int) -> Iterator[tuple[slice, int]]:
@@ -230,8 +255,9 @@ def _unfold(rows_NHX: Tensor, length: int) -> Tensor:
     return rows_NHX.view(-1, length, *rows_NHX.shape[1:]).transpose(1, 2)
 
 
-def _assemble(query_NHQ: Tensor, expanded_NHW: Tensor, rope_NR: Tensor, turns_NR: Tensor, length: int):
+def _assemble(inputs: tuple[Tensor, ...], rows: slice, length: int) -> tuple[Tensor, ...]:
     """Contiguous (G * H, L, ...) queries (rotated and scaled), keys and values of one piece."""
+    query_NHQ, expanded_NHW, rope_NR, turns_NR = (x[rows] for x in inputs)
     width = query_NHQ.shape[2]
     rope = rope_NR.shape[1]
     nope = width - rope
@@ -243,7 +269,20 @@ def _assemble(query_NHQ: Tensor, expanded_NHW: Tensor, rope_NR: Tensor, turns_NR
     key[..., :nope] = expanded[..., :nope]
     key[..., nope:] = rotate(rope_NR.view(-1, 1, length, rope), turns)
     value = expanded[..., nope:].contiguous()
-    return (x.view(-1, length, x.shape[-1]) for x in (query, key, value))
+    return tuple(x.view(-1, length, x.shape[-1]) for x in (query, key, value))
+
+
+def _disassemble(dq, dk, dv, turns_NR: Tensor, d_query: Tensor, d_expanded: Tensor, d_rope: Tensor) -> None:
+    """The backward of `_assemble`: from (G, H, L, ...) gradients into the packed ones."""
+    length, width = dq.shape[2:]
+    nope = width - d_rope.shape[1]
+    back_GL = turns_NR.conj().view(-1, 1, length, turns_NR.shape[1])
+    split, expanded = _unfold(d_query, length), _unfold(d_expanded, length)
+    torch.mul(dq[..., :nope], width**-0.5, out=split[..., :nope])
+    split[..., nope:] = rotate(dq[..., nope:], back_GL * width**-0.5)
+    expanded[..., :nope] = dk[..., :nope]
+    expanded[..., nope:] = dv
+    d_rope.copy_(rotate(dk[..., nope:].sum(1), back_GL[:, 0]).view_as(d_rope))
 
 
 def _probabilities(query_XLQ: Tensor, key_XSQ: Tensor) -> Tensor:

@@ -70,9 +70,11 @@ def test_gradients_of_attention_equal_numeric_ones():
 
     # The rotation works in float32 by design; with angle 0 it is exact, so that double precision can judge the rest.
     turns = torch.ones(10, 1, dtype=torch.complex128)
+    documents = torch.tensor([[0] * 2 + [1] * 3 + [2] * 5])
+    layout = Layout.of(documents, documents)
     inputs = (draw(10, 2, 5), draw(10, 2, 6), draw(10, 2))
     assert torch.autograd.gradcheck(
-        lambda *x: attention._DocumentAttention.apply(*x, turns, ((1, 2), (2, 4))), inputs, eps=1e-3, atol=1e-2
+        lambda *x: attention._DocumentAttention.apply(*x, turns, layout), inputs, eps=1e-3, atol=1e-2
     )
 
 
@@ -81,7 +83,7 @@ def test_fused_attention_equals_our_own(monkeypatch, variant):
     model, documents = model_of(variant), torch.tensor([[0] * 5 + [1] * 5, [2] * 7 + [3] * 3])
     tokens, hidden = tokens_of(2, 10), []
     for compute in (attention._DocumentAttention.apply, attention._fused_attention):
-        monkeypatch.setattr(attention, "_attend_documents", lambda *x, f=compute: f(*x[:4], x[4].groups))
+        monkeypatch.setattr(attention, "_attend_documents", lambda *x, f=compute: f(*x))
         hidden.append(model(tokens, documents))
     torch.testing.assert_close(*hidden, atol=1e-5, rtol=1e-4)
 
@@ -106,15 +108,26 @@ def test_packing_is_a_permutation_that_unpacks(seed):
     documents = torch.randint(0, 5, (4, 12), generator=generator)
     layout = Layout.of(documents, documents)
     values = torch.randn(4, 12, 3, generator=generator)
-    assert sum(count * length for count, length in layout.groups) == 48
-    assert torch.equal(layout.unpack(layout.pack(values), documents.shape), values)
-    packed = layout.pack(documents)
+    packed = layout.pack(values)
+    assert torch.equal(layout.unpack(packed, documents.shape), values)
+    assert torch.equal(layout.take(*layout.fill(packed))[0], packed)
+    filled, positions = layout.fill(layout.pack(documents), layout.positions_N)
+    assert sum(count * length for count, length in layout.groups) == len(filled) >= 48
     begin = 0
     for count, length in layout.groups:
         for _ in range(count):
-            assert packed[begin : begin + length].unique().numel() == 1
-            assert layout.positions_N[begin : begin + length].tolist() == list(range(length))
+            assert filled[begin : begin + length].unique().numel() == 1
+            own = int(positions[begin : begin + length].max())
+            assert positions[begin : begin + length].tolist() == [min(step, own) for step in range(length)]
             begin += length
+
+
+def test_short_documents_are_filled_up_by_little_and_long_ones_not_at_all():
+    lengths = torch.arange(1, 600)
+    filled = attention._filled(lengths)
+    assert bool((filled >= lengths).all()) and torch.equal(filled, filled.sort().values)
+    assert torch.equal(filled[512:], lengths[512:])
+    assert float((filled[15:512] / lengths[15:512]).max()) < 1.25 and len(filled[9:60].unique()) < 12
 
 
 def test_documents_of_another_shape_are_refused():
