@@ -183,23 +183,28 @@ def refused(folder: Path, home: Path, name: str, *options: str) -> None:
         assert name in done.stdout + done.stderr
 
 
-def test_run_killed_at_three_random_moments_ends_in_the_same_weights(home, tmp_path):
+def run_through_kills(command: list[str], home: Path, folder: Path, longest: float) -> None:
+    """Carry out a run in `folder` that is killed with -9 at three random moments, and once more to the end."""
     seed = random.SystemRandom().randrange(2**32)
     print(f"seed {seed}")
     draw = random.Random(seed)
-    (tmp_path / "tiny.toml").write_text(TINY)
-    command = [sys.executable, "-m", "hanse.cli", "run", "tiny.toml"]
     for _ in range(3):
         process = subprocess.Popen(
-            command, cwd=tmp_path, env=environment(home), stderr=subprocess.DEVNULL, start_new_session=True
-        )
+            [sys.executable, "-m", "hanse.cli", *command],
+            cwd=folder, env=environment(home), stderr=subprocess.DEVNULL, start_new_session=True,
+        )  # fmt: skip
         try:
-            process.wait(timeout=draw.uniform(4, 25))
+            process.wait(timeout=draw.uniform(4, longest))
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-    done = hanse("run", "tiny.toml", home=tmp_path)
+    done = hanse(*command, home=folder)
     assert done.returncode == 0, done.stderr
+
+
+def test_run_killed_at_three_random_moments_ends_in_the_same_weights(home, tmp_path):
+    (tmp_path / "tiny.toml").write_text(TINY)
+    run_through_kills(["run", "tiny.toml"], home, tmp_path, longest=25)
     for name in ("tiny-base", "tiny-chat"):
         assert weights(tmp_path / "store", name) == weights(home / "store", name)
     assert hanse("verify", "release/tiny", home=tmp_path).returncode == 0
@@ -239,19 +244,24 @@ def test_second_run_at_the_same_time_leaves_and_names_the_first(home, tmp_path):
     assert str(first.pid) in second.stderr
 
 
-def test_real_documents_make_a_release_that_verifies(home, tmp_path):
+def test_real_documents_make_a_release_that_verifies_also_when_killed(home, tmp_path):
     if not CORPUS.is_dir():
         pytest.skip("the corpus of real documents is not beside the checkout (../shared/corpus)")
-    recipe = Path(__file__).resolve().parents[1] / "recipes" / "europe.toml"
-    done = hanse(
-        "run", str(recipe), "--json",
+    command = [
+        "run", str(Path(__file__).resolve().parents[1] / "recipes" / "europe.toml"), "--json",
         "--set", f"source.0.path={CORPUS}/eusurvey.*.jsonl.gz",
-        "--set", "languages=['ga', 'hr', 'mt']",
-        "--set", "tokenizer.vocab_size=2000", "--set", "model.size=1M", "--set", "curate.validation_share=0.2",
-        "--set", "pretrain.budget_tokens=16384", "--set", "pretrain.batch_tokens=4096",
-        home=tmp_path,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    scores = json.loads(done.stdout)["scores"]
+        "--set", "languages=['ga', 'hr', 'mt']", "--set", "curate.validation_share=0.2",
+        "--set", "tokenizer.vocab_size=2000", "--set", "model.size=1M",
+        "--set", "pretrain.budget_tokens=61440", "--set", "pretrain.batch_tokens=2048",
+        "--set", "pretrain.checkpoint_seconds=1",
+    ]  # fmt: skip
+    for folder in ("straight", "killed"):
+        (tmp_path / folder).mkdir()
+    straight = hanse(*command, home=tmp_path / "straight")
+    assert straight.returncode == 0, straight.stderr
+    scores = json.loads(straight.stdout)["scores"]
     assert {row["language"] for row in scores if row["task"] == "all"} == {"ga", "hr", "mt", "mean"}
-    assert hanse("verify", "release/europe", home=tmp_path).returncode == 0
+    run_through_kills(command, home, tmp_path / "killed", longest=20)
+    stores = [tmp_path / folder / "store" for folder in ("straight", "killed")]
+    assert weights(stores[0], "europe-base") == weights(stores[1], "europe-base")
+    assert hanse("verify", "release/europe", home=tmp_path / "killed").returncode == 0
