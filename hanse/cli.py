@@ -28,8 +28,9 @@ def main(arguments: list[str] | None = None) -> int:
     # Ours and our dependencies' telemetry is off before any of them is imported.
     for variable in ("DAFT_ANALYTICS_ENABLED", "HF_HUB_OFFLINE", "DO_NOT_TRACK", "SCARF_NO_ANALYTICS"):
         os.environ[variable] = "0" if variable == "DAFT_ANALYTICS_ENABLED" else "1"
-    # Threads that wait for others by spinning take 7 times as long on a machine that others use too (LOG.md).
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # Threads wait for one another by spinning: for long, and a busy neighbour costs a factor of 7; never, and they wake
+    # too late (LOG.md, "Waiting threads").
+    os.environ.setdefault("GOMP_SPINCOUNT", "4000")
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     signal.signal(signal.SIGTERM, _stop)  # a batch system asks; training answers it in its own way
     try:
