@@ -238,7 +238,11 @@ def test_second_run_at_the_same_time_leaves_and_names_the_first(home, tmp_path):
     deadline = time.monotonic() + 60
     while not (locks.is_dir() and any(p.stat().st_size for p in locks.iterdir())) and time.monotonic() < deadline:
         time.sleep(0.02)
-    second = hanse("run", "tiny.toml", "--until", "shards", home=tmp_path)
+    first.send_signal(signal.SIGSTOP)  # else it may be done before the second one has started
+    try:
+        second = hanse("run", "tiny.toml", "--until", "shards", home=tmp_path)
+    finally:
+        first.send_signal(signal.SIGCONT)
     assert first.wait(timeout=120) == 0
     assert second.returncode == 2
     assert str(first.pid) in second.stderr
