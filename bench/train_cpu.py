@@ -154,7 +154,10 @@ def _theirs(folder: Path, settings: dict[str, Any], dtype):
 
 def start(name: str, folder: Path, threads: int) -> subprocess.Popen[str]:
     """Start a contender's process; its log goes beside the weights."""
-    environment = os.environ | {"OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "PASSIVE", "HF_HUB_OFFLINE": "1"}
+    environment = os.environ | {"OMP_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1"}
+    # OpenMP's own waiting policy: it spins, which both sides need (LOG.md), and is asleep when another's turn comes.
+    for policy in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"):
+        environment.pop(policy, None)
     # A cache of its own, so that the compile time is that of a first run. No blanks: the C++ compiler splits there.
     environment["TORCHINDUCTOR_CACHE_DIR"] = str(folder / re.sub(r"\W+", "-", name))
     with (folder / f"{name}.log").open("w", encoding="utf-8") as log:
