@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 from hanse.model.config import ModelConfig
@@ -11,6 +12,10 @@ from hanse.model.transformer import Transformer
 from hanse.runtime import Runtime
 from hanse.serve.engine import Engine
 from hanse.tune.template import SPECIAL_TOKENS
+
+# How long an example takes says something about the machine, nothing about the code.
+settings.register_profile("hanse", deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True)
+settings.load_profile("hanse")
 
 CONFIG = ModelConfig(
     vocab_size=272,
