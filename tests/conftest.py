@@ -14,7 +14,9 @@ from hanse.serve.engine import Engine
 from hanse.tune.template import SPECIAL_TOKENS
 
 # How long an example takes says something about the machine, nothing about the code.
-settings.register_profile("hanse", deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True)
+settings.register_profile(
+    "hanse", deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
+)
 settings.load_profile("hanse")
 
 CONFIG = ModelConfig(

@@ -281,7 +281,7 @@ json_values = st.recursive(
 fields = st.sampled_from(["id", "text", "licence", "language", "year", "url", "extra", "title", "reservation"])
 
 
-@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150)
 @given(content=st.binary(max_size=400) | st.binary(max_size=200).map(gzip.compress))
 @example(content=b"\x1f\x8b")
 @example(content=b"\x28\xb5\x2f\xfd\x00")
@@ -297,7 +297,7 @@ def test_no_bytes_crash_a_reader(tmp_path: Path, name: str, content: bytes) -> N
     assert all(row["text"].encode("utf-8") is not None for row in rows)
 
 
-@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150)
 @given(record=st.dictionaries(fields, json_values, max_size=6))
 def test_every_record_becomes_a_document_or_a_fault(
     tmp_path: Path, record: dict[str, Any], source: Callable[..., Source]
