@@ -43,7 +43,11 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff check hanse tests bench
 	$(BIN)/mypy hanse
 
-bench: $(VENV)/.dev
+$(VENV)/.bench: $(VENV)/.dev
+	$(PIP) --editable '.[bench]'
+	@touch $@
+
+bench: $(VENV)/.bench
 	for file in bench/*.py; do $(BIN)/python $$file || exit; done
 
 clean:

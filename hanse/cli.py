@@ -19,14 +19,18 @@ a first walk:
   hanse verify release/atlas         check every file and the signature
   hanse lineage release/atlas        see what it was made from
   hanse run recipes/europe.toml      the same for a folder of real documents
+  hanse data recipes/europe.toml     only its data, and a report on them
+  hanse find release/atlas --language mt
+                                     which documents are in it, and where
 """
+_DATA_KINDS = ("dataset", "tokenizer", "shards")
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one verb. Returns 0 for success or a saved interruption, 1 for a failed check, 2 for bad input."""
     options = _parser().parse_args(arguments)
     # Ours and our dependencies' telemetry is off before any of them is imported.
-    for variable in ("DAFT_ANALYTICS_ENABLED", "HF_HUB_OFFLINE", "DO_NOT_TRACK", "SCARF_NO_ANALYTICS"):
+    for variable in ("DAFT_ANALYTICS_ENABLED", "HF_HUB_DISABLE_TELEMETRY", "DO_NOT_TRACK", "SCARF_NO_ANALYTICS"):
         os.environ[variable] = "0" if variable == "DAFT_ANALYTICS_ENABLED" else "1"
     # Threads wait for one another by spinning: for long, and a busy neighbour costs a factor of 7; never, and they wake
     # too late (LOG.md, "Waiting threads").
@@ -75,19 +79,41 @@ def _parser() -> argparse.ArgumentParser:
     )
     shared.add_argument("--json", action="store_true", help="print the result as JSON on stdout")
 
-    run = _verb(verbs, shared, "run", _run, "carry out a recipe from documents to a signed release")
-    run.add_argument("recipe", nargs="?", metavar="RECIPE", help="a TOML file (default: the embedded atlas)")
-    run.add_argument(
+    made_from = argparse.ArgumentParser(add_help=False, parents=[shared])
+    made_from.add_argument("recipe", nargs="?", metavar="RECIPE", help="a TOML file (default: the embedded atlas)")
+    made_from.add_argument(
         "--set",
         action="append",
         default=[],
         metavar="KEY=VALUE",
         help="change one value of the recipe, for example pretrain.budget_tokens=1000000 or tune.0.epochs=2",
     )
+    made_from.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: all cores it may use)")
+
+    run = _verb(verbs, made_from, "run", _run, "carry out a recipe from documents to a signed release")
     run.add_argument("--dry-run", action="store_true", help="print the resolved recipe, sizes and estimates, and stop")
     run.add_argument("--until", metavar="KIND", help="stop after this kind of artifact, for example shards")
     run.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
-    run.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: all cores it may use)")
+
+    data = _verb(verbs, made_from, "data", _data, "make the data of a recipe, and a report on them")
+    data.add_argument("--until", choices=_DATA_KINDS, default="shards", help="stop after this (default: shards)")
+    data.add_argument(
+        "--shard", metavar="I/N", help="only read and annotate, as task I of N, from 1; the run without it finishes"
+    )
+
+    find = _verb(verbs, shared, "find", _find_documents, "find documents, their rights, copies and place in the shards")
+    find.add_argument("what", metavar="NAME", help="kind/name[/version] of anything made from documents, or a folder")
+    find.add_argument("--author", metavar="A", help="part of the author's name")
+    find.add_argument("--title", metavar="T", help="part of the title")
+    find.add_argument("--domain", metavar="D", help="a domain, with those below it")
+    find.add_argument("--url", metavar="U", help="the beginning of the address")
+    find.add_argument("--licence", metavar="L", help="as SPDX, exactly")
+    find.add_argument("--source", metavar="S", help="name of the source or collection, exactly")
+    find.add_argument("--file", metavar="F", help="file of the source")
+    find.add_argument("--line", type=int, metavar="N", help="line or row in the file, from 1")
+    find.add_argument("--id", metavar="ID", help="of the document")
+    find.add_argument("--language", metavar="XX", help="ISO 639-1 code")
+    find.add_argument("--limit", type=int, default=20, metavar="N", help="documents to show (default: 20)")
 
     chat = _verb(verbs, shared, "chat", _chat, "talk to a model in the terminal")
     chat.add_argument("--model", metavar="X", help="a release or model by name, or a folder (default: the newest)")
@@ -136,11 +162,88 @@ def _run(options: argparse.Namespace) -> int:
 
     pipeline.check_until(parsed, options.until)
     runtime, console = Runtime.detect(options.device, options.threads), Console()
-    outcome = pipeline.run(parsed, Store.open(options.store), runtime=runtime, console=console, until=options.until)
+    store = Store.open(options.store)
+    outcome = pipeline.run(parsed, store, runtime=runtime, console=console, until=options.until)
+    try:
+        _data_report(parsed, outcome, store, console)
+    except InputError as error:
+        console.warn(str(error))  # the model is made; a page that cannot be drawn is no failure
     if options.json:
         print(json.dumps(outcome.as_dict(), indent=1))
     else:
         console.summary(outcome)
+    return 0
+
+
+def _data(options: argparse.Namespace) -> int:
+    from hanse import pipeline, recipe
+    from hanse.console import Console
+    from hanse.report import data, figures
+    from hanse.runtime import Runtime
+    from hanse.store.stage import Store
+
+    shard = _shard(options.shard) if options.shard is not None else None
+    parsed = recipe.load(Path(options.recipe) if options.recipe else recipe.embedded(), options.set)
+    store, runtime, console = Store.open(options.store), Runtime.detect("cpu", options.threads), Console()
+    if shard is not None:
+        folder = pipeline.annotate_shard(parsed, store, shard, runtime=runtime, console=console)
+        told = f"task {options.shard} is done; when all are, run the same without --shard"
+        print(json.dumps({"shard": options.shard, "path": str(folder)}) if options.json else told)
+        return 0
+    outcome = pipeline.run(parsed, store, runtime=runtime, console=console, until=options.until)
+    path = _data_report(parsed, outcome, store, console, always=True)
+    rows = figures.languages(data.folders(outcome))
+    if options.json:
+        languages = [figures.as_dict(row) for row in rows]
+        print(json.dumps({**outcome.as_dict(), "languages": languages, "report": path and str(path)}, indent=1))
+        return 0
+    console.languages(rows)
+    if path is not None:
+        print(path)
+    return 0
+
+
+def _shard(text: str) -> tuple[int, int]:
+    """Task and number of tasks of `--shard i/n`."""
+    index, _, count = text.partition("/")
+    if not (index.isdecimal() and count.isdecimal() and len(text) < 20):
+        raise InputError(f"--shard {text}: write I/N, for example 3/8 for the third of eight tasks.")
+    if not 1 <= int(index) <= int(count):
+        raise InputError(f"--shard {text}: I counts from 1 to N; in a Slurm array, for example, --array=1-8.")
+    return int(index), int(count)
+
+
+def _data_report(recipe, outcome, store, console, *, always: bool = False) -> Path | None:
+    """Write the data report if anything in it is new, or `always`; without room for a page it is a warning."""
+    from hanse.report import data
+
+    path = data.place(store.root, recipe.name, recipe.version)
+    made = any(built.state == "made" and built.artifact.kind in _DATA_KINDS for built in outcome.built)
+    if always or made or not path.is_file():
+        try:
+            data.write(path, f"{recipe.name} {recipe.version}", data.folders(outcome))
+        except OSError as error:
+            console.warn(f"{path}: the data report cannot be written ({error.strerror}).")
+            return None
+    return path
+
+
+def _find_documents(options: argparse.Namespace) -> int:
+    from dataclasses import fields
+
+    from hanse.store import query, tables
+    from hanse.store.criteria import Criteria
+
+    if options.limit < 0:
+        raise InputError(f"--limit {options.limit}: give a number of documents, 0 for the sums alone.")
+    criteria = Criteria(**{field.name: getattr(options, field.name) for field in fields(Criteria)})
+    found = [query.find(each, criteria, limit=options.limit) for each in tables.locate(options.what, options.store)]
+    if options.json:
+        print(json.dumps([each.as_dict() for each in found], indent=1, ensure_ascii=False))
+        return 0
+    from hanse.report.found import text
+
+    print(text(found))
     return 0
 
 

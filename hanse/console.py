@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import time
+from collections import Counter
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from rich.console import Console as RichConsole
@@ -14,6 +16,7 @@ from hanse.store.stage import Built
 
 if TYPE_CHECKING:
     from hanse.pipeline import Outcome
+    from hanse.report.figures import Language
 
 PLAIN_SECONDS = 10.0  # between progress lines where there is no terminal to draw a bar on
 
@@ -95,6 +98,28 @@ class Console:
             ):
                 self.rich.print(f"  {command}")
 
+    def languages(self, rows: Sequence[Language]) -> None:
+        """The end of the data: a line for each language that is kept, and one for all others."""
+        from rich.table import Table
+
+        table = Table(box=None, pad_edge=False, header_style="bold")
+        for number, title in enumerate(("language", "read", "kept", "dropped", "text", "tokens", "premium", "reasons")):
+            table.add_column(title, justify="right" if 0 < number < 7 else "left", no_wrap=number < 7)
+        kept = sorted((row for row in rows if row.kept), key=lambda row: row.code)
+        for row in kept:
+            table.add_row(*_data_cells(row))
+        others = [row for row in rows if not row.kept]
+        if others:
+            documents = sum(row.read for row in others)
+            why: Counter[str] = Counter()
+            for row in others:
+                why.update(dict(row.reasons))
+            reasons = tuple(sorted(why.items(), key=lambda item: (-item[1], item[0])))
+            table.add_row(
+                f"{len(others)} others", f"{documents:,}", "0", f"{documents:,}", "-", "-", "-", _reasons(reasons)
+            )
+        self.rich.print(table)
+
     def _plain(self, label: str, done: int, total: int | None) -> None:
         now = time.monotonic()
         if now - self._printed >= PLAIN_SECONDS:
@@ -105,6 +130,19 @@ class Console:
         if self._bar is not None:
             self._bar.stop()
         self._bar, self._task, self._label = None, None, ""
+
+
+def _data_cells(row: Language) -> tuple[str, ...]:
+    from hanse.report.plain import size
+
+    tokens = "-" if row.tokens is None else f"{row.tokens:,}"
+    premium = "-" if row.premium is None else f"{row.premium:.2f}"
+    counts = (f"{row.read:,}", f"{row.kept:,}", f"{row.dropped:,}")
+    return (escape(row.code), *counts, size(row.bytes), tokens, premium, _reasons(row.reasons))
+
+
+def _reasons(reasons: Sequence[tuple[str, int]]) -> str:
+    return escape(", ".join(f"{reason} {documents:,}" for reason, documents in reasons[:3]))
 
 
 def duration(seconds: float) -> str:

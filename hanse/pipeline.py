@@ -5,7 +5,6 @@ dataset -> conversations -> tokenizer -> shards -> model (base) -> model (tuned)
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -111,7 +110,7 @@ def stages(recipe: Recipe, store: Store, *, runtime: Runtime, console: Console) 
     conversations = f"conversations/{recipe.name}" if _talking(recipe) else None
     base = f"model/{recipe.name}-base"
     plan = [
-        _dataset(recipe, console),
+        _dataset(recipe, runtime, console),
         *([_conversations(recipe)] if conversations else []),
         _tokenizer(recipe, dataset, conversations, console),
         _shards(recipe, dataset, tokenizer, console),
@@ -141,30 +140,46 @@ def _stage(key: str, title: str, definition, inputs: list[str], make) -> Stage:
 
 def _identity(source: Source) -> dict[str, Any]:
     """What a source is: its declaration and the content of its files, not where they lie."""
-    identity = source.model_dump(mode="json", exclude={"path"})
+    from hanse.data.sources import digests
+
+    identity = source.model_dump(mode="json", exclude=set() if source.kind == "hub" else {"path"})
     if source.kind == "atlas":
         from hanse.data import atlas
 
         return {**identity, "generated_from": atlas.sources()}
-    from hanse.data.sources import find_files
-
-    return {**identity, "files": {name: _file_digest(path) for path, name in find_files(source)}}
+    return {**identity, "files": digests(source)}
 
 
-def _file_digest(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}).") from None
+def annotate_shard(recipe: Recipe, store: Store, shard: tuple[int, int], *, runtime: Runtime, console: Console) -> Path:
+    """Do one task's share of reading and annotating, for a Slurm array; a later run finds it and finishes the dataset.
+
+    Args:
+        shard: (i, n): task i of n, from 1.
+
+    Returns:
+        The folder that holds the parts.
+    """
+    from hanse.data import parts
+
+    stage = _dataset(recipe, runtime, console)
+    folder = store.scratch(stage.kind, stage.name, recipe.version, definition=stage.definition(), inputs={}) / "parts"
+    sources = recipe.text_sources()
+    planned = parts.of_shard(parts.plan(sources), shard)
+    job = parts.Job(sources, recipe.curate, recipe.languages, recipe.seed)
+    parts.annotate_all(
+        planned, job, folder, processes=runtime.threads, engine=recipe.curate.engine, say=console.progress, is_all=False
+    )
+    return folder
 
 
-def _dataset(recipe: Recipe, console: Console) -> Stage:
+def _dataset(recipe: Recipe, runtime: Runtime, console: Console) -> Stage:
     def definition() -> dict[str, Any]:
+        from hanse.data.annotate import identity
+
         return {
             "languages": list(recipe.languages),
             "seed": recipe.seed,
-            "curate": recipe.curate.model_dump(mode="json"),
+            "curate": identity(recipe.curate),
             "source": [_identity(source) for source in recipe.text_sources()],
         }
 
@@ -172,8 +187,8 @@ def _dataset(recipe: Recipe, console: Console) -> Stage:
         from hanse.data.curate import curate
 
         curate(
-            work, recipe.text_sources(), recipe.curate,
-            languages=recipe.languages, seed=recipe.seed, progress=console.progress,
+            work, recipe.text_sources(), recipe.curate, languages=recipe.languages, seed=recipe.seed,
+            processes=runtime.threads, progress=console.progress,
         )  # fmt: skip
 
     return _stage(f"dataset/{recipe.name}", "Curate", definition, [], make)

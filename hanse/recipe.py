@@ -5,7 +5,9 @@ Every key that is not known is an error with a suggestion; every default is prin
 
 from __future__ import annotations
 
+import datetime
 import difflib
+import re
 import sys
 import tomllib
 from collections.abc import Iterable, Mapping
@@ -21,6 +23,8 @@ Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[int, Field(gt=0)]
 Rate = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+Temperature = Annotated[float, Field(ge=1.0, le=100.0)]  # a language's share grows with its size ^ (1 / temperature)
+Weight = Annotated[float, Field(ge=0.0, le=1e6)]
 
 
 class Section(BaseModel):
@@ -32,17 +36,29 @@ class Section(BaseModel):
 class Source(Section):
     """One body of text, with the rights that it came with.
 
-    `path` is a file, a folder or a glob, relative to the recipe's folder. `licence` (SPDX) stands for documents that
-    carry none themselves; a document without any is quarantined.
+    `path` is a file, a folder or a glob, relative to the recipe's folder; for kind hub, `owner/dataset`. `licence`
+    (SPDX) stands for documents that carry none themselves; a document without any is quarantined. `obtained` takes the
+    categories of the EU's summary of training content, each with what the summary asks for.
     """
 
     name: Name
-    kind: Literal["atlas", "jsonl", "parquet", "text", "conversations"]
+    kind: Literal["atlas", "jsonl", "parquet", "text", "html", "warc", "tei", "hub", "conversations"]
     path: str = ""
+    revision: str = ""  # of a hub dataset: a commit
+    files: str = ""  # of a hub dataset: which of its files, a glob
+    extractor: Literal["resiliparse", "trafilatura"] = "resiliparse"  # of the main text of web pages
     licence: str | None = None
-    licence_basis: Literal["stated", "detected", "contract", "public-domain", "generated", "unknown"] = "unknown"
+    licence_basis: Literal[
+        "stated", "detected", "contract", "public-domain", "generated", "tdm-art-4", "tdm-art-3", "unknown"
+    ] = "unknown"
+    jurisdiction: Annotated[str, Field(pattern=r"^([A-Z]{2})?$")] = ""  # ISO 3166-1 alpha-2, or EU
     rights_holder: str = ""
     obtained: Literal["public-dataset", "licensed", "crawl", "user", "synthetic", "other", "unknown"] = "unknown"
+    contract: str = ""  # licensed: its identifier
+    contract_start: datetime.date | None = None
+    contract_expiry: datetime.date | None = None
+    crawler: str = ""  # crawl: its name, as it called itself to servers
+    model: str = ""  # synthetic: what wrote the text
     period: str = ""
     url: str = ""
     reservation: Literal["none", "reserved", "unknown"] = "unknown"
@@ -53,8 +69,45 @@ class Source(Section):
         if self.kind == "atlas" and self.path:
             raise ValueError("path: the atlas is embedded and takes no path")
         if self.kind != "atlas" and not self.path:
-            raise ValueError("path: missing; name the file, folder or glob to read")
+            what = "the dataset, as owner/name" if self.kind == "hub" else "the file, folder or glob to read"
+            raise ValueError(f"path: missing; name {what}")
+        if self.kind != "hub":
+            for key in ("revision", "files"):
+                if getattr(self, key):
+                    raise ValueError(f"{key}: belongs to kind hub")
+            return self
+        if not re.fullmatch(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", self.path, re.ASCII):
+            raise ValueError(f"path: '{self.path}' is no dataset of the hub; write owner/name")
+        if not re.fullmatch(r"[0-9a-f]{40}", self.revision):
+            raise ValueError(
+                "revision: a hub dataset needs the commit, 40 hexadecimal digits in small letters; a branch or tag can "
+                "mean another text tomorrow"
+            )
         return self
+
+    @model_validator(mode="after")
+    def _obtained_is_explained(self) -> Source:
+        belongs = {
+            "licensed": ("contract", "contract_start", "contract_expiry"),
+            "crawl": ("crawler",),
+            "synthetic": ("model",),
+        }
+        for obtained, keys in belongs.items():
+            for key in keys:
+                if getattr(self, key) and self.obtained != obtained:
+                    raise ValueError(f'{key}: belongs to obtained = "{obtained}", not "{self.obtained}"')
+        needs = {"licensed": ("contract",), "crawl": ("crawler", "period"), "synthetic": ("model",)}
+        for key in () if self.kind == "atlas" else needs.get(self.obtained, ()):  # rules wrote the atlas, no model
+            if not getattr(self, key):
+                raise ValueError(f'{key}: missing; obtained = "{self.obtained}" has to say it')
+        if self.licence_basis == "contract" and self.obtained not in ("licensed", "unknown"):
+            raise ValueError(f'licence_basis: "contract" does not go with obtained = "{self.obtained}"')
+        if self.contract_start and self.contract_expiry and self.contract_expiry < self.contract_start:
+            raise ValueError("contract_expiry: before contract_start")
+        return self
+
+
+CURATE_PATHS = ("policy", "site_files", "pii_key", "quality_model", "contamination")  # keys that name files
 
 
 class Curate(Section):
@@ -71,6 +124,18 @@ class Curate(Section):
     max_quarantine_share: Share = 0.01
     validation_share: Share = 0.02
     on_unknown_reservation: Literal["keep", "drop"] = "keep"
+    day: Annotated[str, Field(pattern=r"^(\d{4}-\d{2}-\d{2})?$")] = ""  # on which contracts and reservations are judged
+    policy: str = ""  # a TOML file that says how evidence is weighed; the one that comes with Hanse if empty
+    site_files: str = ""  # a folder of robots.txt and the like, by host and day
+    pii: Literal["mask", "pseudonym", "keep"] = "mask"
+    pii_key: str = ""  # a file of at least 16 bytes that pseudonyms are derived from
+    quality: bool = True
+    quality_model: str = ""  # a trained classifier; none if empty
+    min_quality: Share = 0.5
+    near_duplicates: bool = True
+    contamination: tuple[str, ...] = ()  # files of evaluation items
+    on_contamination: Literal["drop", "keep"] = "drop"
+    engine: Literal["local", "ray"] = "local"
 
     @model_validator(mode="after")
     def _bounds(self) -> Curate:
@@ -78,6 +143,8 @@ class Curate(Section):
             raise ValueError("min_characters: larger than max_characters")
         if not self.licences:
             raise ValueError("licences: the allow-list is empty, so no document could stay")
+        if self.site_files and not self.day:
+            raise ValueError("day: missing; site_files are judged as of a day, for example 2026-11-22")
         return self
 
 
@@ -86,7 +153,7 @@ class Tokenizer(Section):
 
     vocab_size: Annotated[int, Field(ge=320, le=1_000_000)] = 8192
     sample_bytes: Positive = 200_000_000
-    language_temperature: Annotated[float, Field(ge=1.0, le=100.0)] = 2.0
+    language_temperature: Temperature = 2.0
 
 
 class Model(BaseModel):
@@ -140,17 +207,31 @@ class Training(Section):
         return self
 
 
+class Stage(Section):
+    """A stretch of pre-training with a mixture of its own; what it leaves out is as [pretrain] says."""
+
+    until: Annotated[float, Field(gt=0.0, le=1.0)]  # share of the budget
+    language_temperature: Temperature | None = None
+    source_weight: dict[Name, Weight] = {}
+
+
 class Pretrain(Training):
     """Learning to predict the next token of running text."""
 
     budget_tokens: Positive = 20_000_000
     mtp_weight: Annotated[float, Field(ge=0.0)] = 0.0
-    language_temperature: Annotated[float, Field(ge=1.0, le=100.0)] = 1.0
+    language_temperature: Temperature = 1.0
+    source_weight: dict[Name, Weight] = {}
+    max_epochs: Rate | None = None
+    stage: tuple[Stage, ...] = ()
 
     @model_validator(mode="after")
     def _budget_fits(self) -> Pretrain:
         if self.budget_tokens < self.batch_tokens:
             raise ValueError(f"budget_tokens: less than one batch of {self.batch_tokens} tokens")
+        ends = [stage.until for stage in self.stage]
+        if ends != sorted(set(ends)) or ends[-1:] not in ([], [1.0]):
+            raise ValueError(f"stage: 'until' has to rise from stage to stage and end at 1.0, not {ends}")
         return self
 
     @property
@@ -229,6 +310,11 @@ class Recipe(Section):
             raise ValueError("source: two sources have the same name")
         if all(source.kind == "conversations" for source in self.source):
             raise ValueError("source: no source of running text to pre-train on")
+        if any(source.contract_start or source.contract_expiry for source in self.source) and not self.curate.day:
+            raise ValueError("curate: day: missing; contracts are judged as of a day, for example 2026-11-22")
+        weighed = set(self.pretrain.source_weight).union(*(stage.source_weight for stage in self.pretrain.stage))
+        for name in sorted(weighed - set(names)):
+            raise ValueError(f"pretrain: source_weight names '{name}', which is no source.{_suggestion(name, names)}")
         if self.pretrain.mtp_weight and not self.model.overrides.get("num_nextn_predict_layers"):
             raise ValueError(
                 "pretrain: mtp_weight trains a multi-token block; set [model] num_nextn_predict_layers = 1"
@@ -376,8 +462,17 @@ def _model_keys() -> tuple[str, ...]:
 def _make_paths_absolute(data: Mapping[str, Any], folder: Path) -> None:
     """Anchor the relative paths of data that is not checked yet, so anything of another shape is left alone."""
     sources = data.get("source")
-    sections = [*(sources if isinstance(sources, list) else []), data.get("release")]
+    sections = [*(sources if isinstance(sources, list) else []), data.get("curate"), data.get("release")]
     for section in (section for section in sections if isinstance(section, dict)):
-        for key in ("path", "key"):
-            if isinstance(section.get(key), str) and section[key]:
-                section[key] = str((folder / Path(section[key]).expanduser()).absolute())
+        for key in ("path", "key", *CURATE_PATHS):
+            if key == "path" and section.get("kind") == "hub":
+                continue  # a name, not a place
+            value = section.get(key)
+            if isinstance(value, list):
+                section[key] = [_absolute(each, folder) for each in value]
+            elif value:
+                section[key] = _absolute(value, folder)
+
+
+def _absolute(value: Any, folder: Path) -> Any:
+    return str((folder / Path(value).expanduser()).absolute()) if isinstance(value, str) else value

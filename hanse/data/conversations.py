@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hanse.data.rights import is_allowed, reservation_reasons
+from hanse.data.rights.licence import is_allowed, reservation_reasons
 from hanse.data.schema import BadRecord
 from hanse.data.sources import BrokenFile, find_files, jsonl_records
 from hanse.errors import InputError

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 import pyarrow.parquet as pq
 
 SAMPLE_BYTES = 200_000  # per language, validation first
@@ -21,15 +22,15 @@ MIN_PARALLEL_TOKENS = 500  # less says nothing
 REFERENCE = "en"
 
 
-class Encoder(Protocol):
-    """Whatever turns texts into token ids."""
+class Counter(Protocol):
+    """Whatever says how many tokens a text has."""
 
-    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        """Token ids of each text."""
+    def lengths(self, texts: Sequence[bytes]) -> np.ndarray:
+        """Tokens of each text, int64."""
         ...
 
 
-def measure(tokenizer: Encoder, dataset: Path) -> dict[str, Any]:
+def measure(tokenizer: Counter, dataset: Path) -> dict[str, Any]:
     """Bytes per token and premium over English, per language, on a dataset's own text.
 
     Returns:
@@ -39,8 +40,8 @@ def measure(tokenizer: Encoder, dataset: Path) -> dict[str, Any]:
     samples, parallel = _collect(dataset)
     totals: dict[str, tuple[int, int, int]] = {}
     for language, texts in sorted(samples.items()):
-        tokens = sum(map(len, tokenizer.encode_batch(texts)))
-        totals[language] = (sum(len(text.encode()) for text in texts), sum(map(len, texts)), tokens)
+        encoded = [text.encode() for text in texts]
+        totals[language] = (sum(map(len, encoded)), sum(map(len, texts)), int(tokenizer.lengths(encoded).sum()))
     premiums = _parallel_premiums(tokenizer, parallel)
     reference = totals.get(REFERENCE)
     rows = []
@@ -104,7 +105,7 @@ def _parallel_keys(dataset: Path) -> dict[str, str]:
     return {document: key for document, key in others if key in chosen}
 
 
-def _parallel_premiums(tokenizer: Encoder, parallel: dict[str, dict[str, str]]) -> dict[str, float]:
+def _parallel_premiums(tokenizer: Counter, parallel: dict[str, dict[str, str]]) -> dict[str, float]:
     """Tokens of a language over tokens of English, on the documents that both have."""
     own: dict[str, int] = defaultdict(int)
     english: dict[str, int] = defaultdict(int)
@@ -114,8 +115,8 @@ def _parallel_premiums(tokenizer: Encoder, parallel: dict[str, dict[str, str]]) 
         # Half-translated pages lack paragraphs; they would look cheap.
         paragraphs = texts[REFERENCE].count("\n")
         languages = [language for language, text in texts.items() if text.count("\n") == paragraphs]
-        encoded = tokenizer.encode_batch([texts[language] for language in languages])
-        counts = dict(zip(languages, map(len, encoded), strict=True))
+        lengths = tokenizer.lengths([texts[language].encode() for language in languages])
+        counts = dict(zip(languages, lengths.tolist(), strict=True))
         for language in languages:
             own[language] += counts[language]
             english[language] += counts[REFERENCE]

@@ -119,6 +119,8 @@ def train_tokenizer(
     Raises:
         InputError: the data does not support a vocabulary of that size, or there is no text.
     """
+    from hanse.data.encoder import Encoder  # which stands on this file
+
     say = progress or (lambda phrase, done, total: None)
     say("training the tokenizer", 0, None)
     texts = sample(dataset, sample_bytes=settings.sample_bytes, temperature=settings.language_temperature, seed=seed)
@@ -126,7 +128,7 @@ def train_tokenizer(
     save(trained, work.folder, chat_template=chat_template)
     tokenizer = Tokenizer.load(work.folder)
     say("measuring the tokenizer", 0, None)
-    premium = measure(tokenizer, dataset)
+    premium = measure(Encoder(tokenizer), dataset)
     (work.folder / "premium.json").write_text(json.dumps(premium, indent=1) + "\n", encoding="utf-8")
     (work.run / "premium.txt").write_text(table(premium) + "\n", encoding="utf-8")
     work.note(vocab_size=tokenizer.vocab_size, training_bytes=sum(len(text.encode()) for text in texts))

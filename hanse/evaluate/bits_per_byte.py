@@ -39,7 +39,7 @@ class Document:
     """A held-out document, or its beginning.
 
     Attributes:
-        tokens: its ids, each of which is predicted.
+        tokens: the end token that opens it, as in training, and its ids, each of which is predicted.
         bytes: UTF-8 bytes of the text that the tokens stand for.
     """
 
@@ -83,24 +83,20 @@ def bits(
 ) -> NDArray[np.float64]:
     """Sum of -log2 p over the tokens of each document, (len(documents),).
 
-    In training nothing stands before a document, so its first token has no prediction: it counts as drawn evenly from
-    the vocabulary, which is what a code for the text would have to spend on it.
-
     Args:
         model: in float32, on its device.
-        documents: at least one token each.
+        documents: at least one token each after the one that opens it.
         context: the most tokens that a prediction sees; by default all that the model can.
     """
     context = context or model.config.max_position_embeddings
     pieces = [
         window
         for number, document in enumerate(documents)
-        if len(document.tokens) > 1
         for window in windows(number, len(document.tokens) - 1, context=context)
     ]
     # Equal lengths together: the model attends to documents of one length in one product.
     pieces.sort(key=lambda window: (-window.size, window.document, window.begin))
-    found = np.full(len(documents), np.log2(model.config.vocab_size))
+    found = np.zeros(len(documents))
     total, done = sum(window.size for window in pieces), 0
     for batch in _batches(pieces):
         owner_N, bits_N = _score(model, documents, batch)
@@ -184,14 +180,17 @@ def choose(
         for row in sorted(members, key=lambda row: _draw(row, seed)):
             if room <= 0:
                 break
-            document = _cut(row, ids[row["offset"] : row["offset"] + row["tokens"]], length_of, shards)
+            held = ids[row["offset"] : row["offset"] + row["tokens"]]
+            document = _cut(row, held, length_of, shards, end_of_text=opened.end_of_text)
             if document.bytes > 0:
                 documents.append(document)
                 room -= document.bytes
     return documents
 
 
-def _cut(row: dict[str, Any], ids: NDArray[Any], length_of: NDArray[np.int64], shards: Path) -> Document:
+def _cut(
+    row: dict[str, Any], ids: NDArray[Any], length_of: NDArray[np.int64], shards: Path, *, end_of_text: int
+) -> Document:
     """The document, or as many of its tokens as DOCUMENT_BYTES hold."""
     tokens = ids.astype(np.int64)
     if len(tokens) != row["tokens"] or tokens.max() >= len(length_of):
@@ -200,7 +199,8 @@ def _cut(row: dict[str, Any], ids: NDArray[Any], length_of: NDArray[np.int64], s
     # The end token has no bytes and stays with a text that is whole.
     count = int(np.searchsorted(ends, DOCUMENT_BYTES, side="right"))
     size = int(ends[count - 1]) if count else 0
-    return Document(row["id"], row["language"], row["source"], tokens[:count], size)
+    opened = np.concatenate(([end_of_text], tokens[:count]))
+    return Document(row["id"], row["language"], row["source"], opened, size)
 
 
 def _draw(row: dict[str, Any], seed: int) -> bytes:

@@ -14,7 +14,7 @@ from pathlib import Path
 from hanse.errors import InputError
 from hanse.runtime import Runtime
 from hanse.serve.engine import Engine, load_engine
-from hanse.tune.template import encode_text, render
+from hanse.tune.template import END_OF_TEXT, encode_text, render
 
 HELP = "/reset starts over, /quit leaves; Ctrl-C stops an answer."
 
@@ -48,8 +48,10 @@ class Chat:
             InputError: if the text alone does not fit the context.
         """
         if not self.is_tuned:
-            # As in training, nothing stands before a text.
-            yield from self._stream(encode_text(self.engine.tokenizer, (self.system or "") + text))
+            # As in training, the end of another text stands before one.
+            tokenizer = self.engine.tokenizer
+            opening = tokenizer.encode(END_OF_TEXT, add_special_tokens=False).ids
+            yield from self._stream(opening + encode_text(tokenizer, (self.system or "") + text))
             return
         self.messages.append({"role": "user", "content": text})
         prompt = self._prompt()

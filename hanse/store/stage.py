@@ -199,6 +199,19 @@ class Store:
                 self.require_intact(artifact, f"build {ref} from it")
             return Built(self._make(ref, wanted, definition, inputs, make), "made")
 
+    def scratch(
+        self, kind: str, name: str, version: str, *, definition: Mapping[str, object], inputs: Mapping[str, Artifact]
+    ) -> Path:
+        """The scratch folder that `build` with these arguments will find, for work that many processes share.
+
+        No lock is held: who writes here has to bear others who write the same.
+        """
+        ref = "/".join(parts_of(f"{kind}/{name}/{version}", wanted=(3,)))
+        digests = {role: artifact.digest for role, artifact in inputs.items()}
+        path = self._scratch(ref, fingerprint(exact_json(definition, "definition"), digests))
+        path.mkdir(parents=True, exist_ok=True)
+        return path
+
     def require_intact(self, artifact: Artifact, purpose: str) -> None:
         """Refuse an artifact whose files differ from its `SHA256SUMS`. Unchanged files are not read again.
 
@@ -250,8 +263,8 @@ class Store:
         make: Callable[[Work], None],
     ) -> Artifact:
         """Run a stage in a temporary folder, record it, and put it in its place. The caller holds the lock."""
-        area = self.root.joinpath(".work", *ref.split("/"))
-        scratch = area / f"scratch-{wanted[:16]}"
+        scratch = self._scratch(ref, wanted)
+        area = scratch.parent
         started = records.now()
         for held in self._held:
             held.say(f"building {ref}")
@@ -275,6 +288,9 @@ class Store:
             raise
         self._forget_work(ref)
         return artifact
+
+    def _scratch(self, ref: str, wanted: str) -> Path:
+        return self.root.joinpath(".work", *ref.split("/"), f"scratch-{wanted[:16]}")
 
     def _publish(self, folder: Path, ref: str) -> Artifact:
         place = self.folder(ref)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from dataclasses import asdict
 from pathlib import Path
@@ -11,6 +12,8 @@ import torch
 
 from hanse import plan
 from hanse.data.loader import Batch, Loader
+from hanse.data.mixture import Mixture, lines, table
+from hanse.data.shards import Shards
 from hanse.data.tokenizer import FILES, Tokenizer
 from hanse.model import hf
 from hanse.model.transformer import Transformer
@@ -46,11 +49,12 @@ def pretrain(
     model.init_weights(torch.Generator().manual_seed(recipe.seed))
     for name, value in plan.lines(plan.plan(recipe)):
         console.say(f"{name:<12}{value}")
-    loader = Loader(
-        shards, "train",
-        sequence_length=settings.sequence_length, seed=recipe.seed,
-        temperature=settings.language_temperature,
-    )  # fmt: skip
+    opened = Shards.open(shards)
+    mixture = Mixture.of(opened, settings)
+    rows = table(mixture)
+    for line in lines(rows):
+        console.say(line)
+    loader = Loader(opened, mixture, seed=recipe.seed)
     summary = train(
         model,
         lambda step: _batches(loader, recipe, step),
@@ -70,6 +74,7 @@ def pretrain(
     hf.save(model, work.folder, token_ids=Tokenizer.load(tokenizer).special_ids())
     for name in FILES:
         shutil.copyfile(tokenizer / name, work.folder / name)
+    (work.folder / "mixture.json").write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
     work.note(
         **asdict(summary),
         parameters=config.parameters(),
@@ -79,7 +84,7 @@ def pretrain(
 
 
 def _batches(loader: Loader, recipe: Recipe, step: int) -> list[Batch]:
-    """The micro-batches of one optimizer step: a slice of the endless, numbered sequence of samples."""
+    """The micro-batches of one optimizer step: a slice of the numbered sequence of samples."""
     settings = recipe.pretrain
     rows = settings.batch_tokens // settings.sequence_length
     micro = (settings.micro_batch_tokens or settings.batch_tokens) // settings.sequence_length

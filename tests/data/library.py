@@ -35,10 +35,10 @@ def sentences(language: str, number: int, *, words: int = 40) -> str:
     return " ".join(pick.choice(WORDS[language]) for _ in range(words)) + "."
 
 
-def record(words: str, number: int, **fields: Any) -> dict[str, Any]:
+def record(language: str, number: int, /, *, words: int = 40, **fields: Any) -> dict[str, Any]:
     """A complete record for a JSON lines source, its text made of one language's words."""
-    text = sentences(words, number)
-    return {"id": f"{words}/{number}", "text": text, "language": words, "licence": "CC-BY-4.0", **fields}
+    text = sentences(language, number, words=words)
+    return {"id": f"{language}/{number}", "text": text, "language": language, "licence": "CC-BY-4.0", **fields}
 
 
 def write_lines(path: Path, records: list[Any]) -> Path:
@@ -54,8 +54,8 @@ def new_work(folder: Path) -> Work:
 
 
 def run_curate(folder: Path, *sources: Source, languages: tuple[str, ...] = ("de", "en"), **settings: Any) -> Path:
-    """Curate into a new folder; language identification is off unless asked for."""
+    """Curate into a new folder; what judges the text is off unless asked for."""
     work = new_work(folder)
-    chosen = Curate(**{"identify_language": False, **settings})
+    chosen = Curate(**{"identify_language": False, "quality": False, "pii": "keep", **settings})
     curate(work, sources, chosen, languages=languages, seed=7)
     return work.folder

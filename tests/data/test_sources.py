@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import datetime
 import gzip
+import io
 import json
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,18 +18,15 @@ import zstandard
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from library import CORPUS
+from pydantic import ValidationError
+from reading import collect
 
-from hanse.data import sources
-from hanse.data.sources import Fault, read
+from hanse.data import schema, sources
+from hanse.data.sources import Fault, jsonl, parquet, read, read_file, stream
 from hanse.errors import InputError
 from hanse.recipe import Source
 
 GOOD = {"text": "Ein Haus am See.", "licence": "CC0-1.0"}
-
-
-def collect(source: Source) -> tuple[list[dict[str, Any]], list[Fault]]:
-    faults: list[Fault] = []
-    return list(read(source, languages=("de",), seed=0, on_fault=faults.append)), faults
 
 
 def lines(path: Path, *content: bytes) -> Source:
@@ -73,18 +72,22 @@ def test_a_bad_line_goes_to_quarantine_with_its_place_and_reason(tmp_path: Path,
     assert faults[0].detail
 
 
-def test_an_id_that_was_used_before_is_a_fault_even_in_another_file(tmp_path: Path) -> None:
+def test_an_id_that_the_file_has_used_before_is_a_fault(tmp_path: Path) -> None:
     for name in ("a", "b"):
-        (tmp_path / f"{name}.jsonl").write_text(json.dumps({**GOOD, "id": "x", "text": f"text {name}"}))
+        lines_ = [json.dumps({**GOOD, "id": "x", "text": f"text {name} {n}"}) for n in (1, 2)]
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(lines_))
     rows, faults = collect(Source(name="books", kind="jsonl", path=str(tmp_path)))
-    assert [row["text"] for row in rows] == ["text a"]
-    assert [(f.file, f.reason) for f in faults] == [("b.jsonl", "duplicate-id")]
+    assert [row["text"] for row in rows] == ["text a 1", "text b 1"]
+    assert [(f.file, f.line, f.reason) for f in faults] == [
+        ("a.jsonl", 2, "duplicate-id"),
+        ("b.jsonl", 2, "duplicate-id"),
+    ]
 
 
 def test_a_line_over_the_limit_is_skipped_and_the_next_one_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sources, "MAX_LINE_BYTES", 100)
+    monkeypatch.setattr(jsonl, "MAX_LINE_BYTES", 100)
     good = json.dumps(GOOD).encode()
     rows, faults = collect(lines(tmp_path / "a.jsonl", good, b"x" * 1000, good))
     assert len(rows) == 2
@@ -176,7 +179,7 @@ def test_a_file_that_cannot_be_opened_is_an_error(tmp_path: Path, monkeypatch: p
     def refuse(*_: object) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(sources, "open", refuse, raising=False)
+    monkeypatch.setattr(stream.io, "FileIO", refuse)
     with pytest.raises(InputError, match=r"source 'books': .*a\.jsonl cannot be read \(Permission denied\)"):
         collect(source)
 
@@ -260,6 +263,251 @@ def test_the_atlas_is_a_source_like_the_others() -> None:
     assert {row["language"] for row in rows} == {"de"}
 
 
+def test_files_read_one_by_one_give_the_same_rows(tmp_path: Path) -> None:
+    for name in ("b", "a"):
+        (tmp_path / f"{name}.jsonl").write_text(
+            "\n".join(json.dumps({**GOOD, "text": f"{name} {n}"}) for n in range(3)) + "\n{"
+        )
+    source = Source(name="books", kind="jsonl", path=str(tmp_path))
+    rows, faults = collect(source)
+    by_file: list[Fault] = []
+    options: dict[str, Any] = {"languages": (), "seed": 0, "on_fault": by_file.append}
+    found = [row for path, name in sources.find_files(source) for row in read_file(source, path, name, **options)]
+    assert found == rows
+    assert by_file == faults
+    atlas = Source(name="atlas", kind="atlas", licence="MIT")
+    options["languages"] = ("de",)
+    assert list(read_file(atlas, None, "atlas", **options)) == collect(atlas)[0]
+
+
+def test_files_of_mixed_schema_lose_nothing(tmp_path: Path) -> None:
+    """A year that is null in the first file stays a year in the others; a file without the column has none."""
+    tables = [
+        pa.table({"text": ["eins"], "year": pa.array([None], pa.null())}),
+        pa.table({"year": pa.array([1845], pa.int64()), "text": pa.array(["zwei"], pa.large_string())}),
+        pa.table({"text": ["drei"], "pages": [7]}),
+        pa.table({"text": ["vier"], "year": ["1845"]}),
+        pa.table({"text": pa.array([5])}),
+    ]
+    for number, table in enumerate(tables):
+        pq.write_table(table, tmp_path / f"{number}.parquet")
+    rows, faults = collect(Source(name="rows", kind="parquet", path=str(tmp_path), licence="MIT"))
+    assert [(row["text"], row["year"]) for row in rows] == [("eins", None), ("zwei", 1845), ("drei", None)]
+    assert [(f.file, f.reason) for f in faults] == [("3.parquet", "wrong-type"), ("4.parquet", "wrong-type")]
+
+
+def test_a_file_that_vanishes_midway_is_an_error_that_says_so(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.jsonl").write_text(json.dumps(GOOD))
+    reading = read(Source(name="books", kind="jsonl", path=str(tmp_path)), languages=(), seed=0, on_fault=print)
+    assert next(reading)["file"] == "a.jsonl"
+    (tmp_path / "b.jsonl").unlink()
+    with pytest.raises(InputError, match=r"source 'books': .*b\.jsonl has vanished"):
+        next(reading)
+
+
+class Endless(io.RawIOBase):
+    """A line of 200 MB, made while it is read, and a sound one behind it."""
+
+    def __init__(self, sound: bytes) -> None:
+        self._left, self._sound = 200_000_000, b"\n" + sound
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        if self._left:
+            count = min(len(buffer), self._left)
+            buffer[:count] = b"a" * count
+            self._left -= count
+        else:
+            count = min(len(buffer), len(self._sound))
+            buffer[:count], self._sound = self._sound[:count], self._sound[count:]
+        return count
+
+
+def test_a_document_of_200_megabytes_is_refused_within_bounded_memory() -> None:
+    stream_ = io.BufferedReader(Endless(json.dumps(GOOD).encode()), 2**17)
+    tracemalloc.start()
+    try:
+        found = list(jsonl.records(stream_, "a.jsonl"))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert isinstance(found[0].record, schema.BadRecord)
+    assert found[0].record.reason == "too-long"
+    assert found[1].record == GOOD
+    assert peak < 3 * jsonl.MAX_LINE_BYTES
+
+
+def test_a_text_that_is_too_long_in_parquet_costs_its_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parquet, "MAX_TEXT_BYTES", 100)
+    texts = ["kurz", "x" * 101, None, "y" * 100]
+    for name, kind in {"a": pa.string(), "b": pa.large_string(), "c": pa.dictionary(pa.int32(), pa.string())}.items():
+        pq.write_table(pa.table({"text": pa.array(texts, kind)}), tmp_path / f"{name}.parquet")
+        rows, faults = collect(
+            Source(name="rows", kind="parquet", path=str(tmp_path / f"{name}.parquet"), licence="MIT")
+        )
+        assert [row["line"] for row in rows] == [1, 4]
+        assert [(f.line, f.reason) for f in faults] == [(2, "too-long"), (3, "text-missing")]
+
+
+def test_long_rows_of_parquet_are_decoded_few_at_a_time(tmp_path: Path) -> None:
+    texts = [bytes([97 + n % 26]).decode() * 2**20 for n in range(40)]
+    pq.write_table(pa.table({"text": texts}), tmp_path / "a.parquet", compression="none", use_dictionary=False)
+    group = pq.ParquetFile(tmp_path / "a.parquet").metadata.row_group(0)
+    assert 1 <= parquet._batch_rows(group) <= 16
+    rows, _ = collect(Source(name="rows", kind="parquet", path=str(tmp_path), licence="MIT"))
+    assert [row["bytes"] for row in rows] == [2**20] * 40
+
+
+@pytest.mark.parametrize(
+    ("retrieved", "kept", "flags"),
+    [
+        ("2024-05-01", "2024-05-01", []),
+        ("2024-05-01T10:00:00Z", "2024-05-01", []),
+        ("2024-05", "2024-05", []),
+        ("2024", "2024", []),
+        (None, None, []),
+        ("2024-02-30", None, ["bad-date"]),
+        ("1.5.2024", None, ["bad-date"]),
+        ("yesterday", None, ["bad-date"]),
+        ("2026-11-21", None, ["future-date"]),
+        ("9999-01-01", None, ["future-date"]),
+    ],
+)
+def test_a_date_that_is_none_or_not_over_yet_is_flagged_and_kept_in_extra(
+    tmp_path: Path, retrieved: str | None, kept: str | None, flags: list[str]
+) -> None:
+    rows, faults = collect(
+        lines(tmp_path / "a.jsonl", json.dumps({**GOOD, "retrieved": retrieved}).encode()), day="2026-11-20"
+    )
+    assert not faults
+    assert (rows[0]["retrieved"], rows[0]["flags"]) == (kept, flags)
+    assert (json.loads(rows[0]["extra"])["retrieved"] if flags else retrieved) == retrieved
+
+
+def test_signals_of_a_record_become_evidence(tmp_path: Path) -> None:
+    signals = [
+        {"kind": "robots.txt", "says": "reserved", "raw": "Disallow: /", "seen": "2024-05-01"},
+        {"kind": "ai.txt", "says": "allowed", "seen": "2031-01-01"},
+        {"kind": "ai.txt", "says": "reserved", "seen": "long ago"},
+    ]
+    rows, faults = collect(
+        lines(tmp_path / "a.jsonl", json.dumps({**GOOD, "signals": signals}).encode()), day="2026-11-20"
+    )
+    assert not faults
+    assert [(e.kind, e.says, e.raw, e.seen, e.place, e.parser) for e in rows[0]["evidence"]] == [
+        ("robots.txt", "reserved", "Disallow: /", "2024-05-01", "record", "record/1"),
+        ("ai.txt", "unclear", "", "", "record", "record/1; future-date"),  # a permission of no known day is none
+        ("ai.txt", "reserved", "", "", "record", "record/1; bad-date"),
+    ]
+
+
+@pytest.mark.parametrize(
+    "signals",
+    [
+        "noai",
+        [7],
+        [{}],
+        [{"kind": "x"}],
+        [{"kind": "x", "says": "perhaps"}],
+        [{"kind": 7, "says": "allowed"}],
+        [{"kind": "x", "says": "allowed"}] * 1001,
+    ],
+)
+def test_signals_of_another_shape_are_faults(tmp_path: Path, signals: object) -> None:
+    good = json.dumps(GOOD).encode()
+    _, faults = collect(lines(tmp_path / "a.jsonl", json.dumps({**GOOD, "signals": signals}).encode(), good))
+    assert [f.reason for f in faults] == ["wrong-type"]
+
+
+def test_death_jurisdiction_and_basis_of_a_record_are_columns(tmp_path: Path) -> None:
+    content = [
+        {**GOOD, "author_died": 1924, "jurisdiction": "de", "licence_basis": "public-domain"},
+        {"text": "b", "licence_basis": "tdm-art-3"},
+        {**GOOD, "jurisdiction": "Germany"},
+        {**GOOD, "author_died": "1924"},
+    ]
+    source = lines(tmp_path / "a.jsonl", *(json.dumps(record).encode() for record in content))
+    rows, faults = collect(source.model_copy(update={"jurisdiction": "EU"}))
+    assert [(r["author_died"], r["jurisdiction"], r["licence"], r["licence_basis"]) for r in rows] == [
+        (1924, "DE", "CC0-1.0", "public-domain"),
+        (None, "EU", "NOASSERTION", "tdm-art-3"),
+    ]
+    assert [f.reason for f in faults] == ["wrong-type", "wrong-type"]
+
+
+@given(
+    text=st.text(
+        st.characters(codec="utf-8")
+        | st.sampled_from(" \n\t\r\x0b\x1c\x85\xa0\u1680\u2000\u2001\u2009\u2028\u202f\u3000e\u0301")
+    )
+)
+@example(text="  a  \n\n b\t")
+@example(text="Cafe\u0301\u00a0\u3000 x")
+def test_the_fast_normal_form_is_the_plain_one(text: str) -> None:
+    assert schema._normalised(text, text.encode()) == schema.normalised(text).encode()
+
+
+def test_the_length_in_utf8_comes_with_the_row(tmp_path: Path) -> None:
+    rows, _ = collect(lines(tmp_path / "a.jsonl", json.dumps({**GOOD, "text": "Größe"}).encode()))
+    assert rows[0]["bytes"] == 7
+
+
+def test_digests_name_what_the_text_is(tmp_path: Path) -> None:
+    source = lines(tmp_path / "a.jsonl", json.dumps(GOOD).encode())
+    before = sources.digests(source)
+    assert list(before) == ["a.jsonl"]
+    lines(tmp_path / "a.jsonl", b"{}")
+    assert sources.digests(source) != before
+    assert sources.digests(Source(name="atlas", kind="atlas")) == {}
+
+
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        ({"obtained": "licensed"}, 'contract: missing; obtained = "licensed" has to say it'),
+        ({"obtained": "synthetic"}, "model: missing"),
+        ({"obtained": "crawl", "crawler": "HanseBot"}, "period: missing"),
+        ({"obtained": "crawl", "period": "2024-01/2024-06"}, "crawler: missing"),
+        ({"contract": "A-7"}, 'contract: belongs to obtained = "licensed", not "unknown"'),
+        ({"obtained": "user", "model": "x"}, 'model: belongs to obtained = "synthetic"'),
+        ({"obtained": "crawl", "crawler": "x", "period": "2024", "licence_basis": "contract"}, "does not go with"),
+        (
+            {
+                "obtained": "licensed",
+                "contract": "A-7",
+                "contract_start": "2025-01-01",
+                "contract_expiry": "2024-12-31",
+            },
+            "contract_expiry: before contract_start",
+        ),
+        ({"jurisdiction": "Germany"}, "jurisdiction"),
+        ({"obtained": "scraped"}, "obtained"),
+    ],
+)
+def test_how_a_source_was_obtained_has_to_be_explained(fields: dict[str, str], says: str) -> None:
+    with pytest.raises(ValidationError, match=says):
+        Source(**{"name": "books", "kind": "jsonl", "path": "x", **fields})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"obtained": "licensed", "contract": "A-7", "contract_expiry": "2027-12-31", "licence_basis": "contract"},
+        {"obtained": "synthetic", "model": "mistral-small-3"},
+        {"obtained": "crawl", "crawler": "HanseBot", "period": "2024-01/2024-06", "licence_basis": "tdm-art-4"},
+        {"obtained": "user"},
+        {"obtained": "other"},
+        {"obtained": "public-dataset", "jurisdiction": "EU"},
+    ],
+)
+def test_a_source_that_explains_itself_is_taken(fields: dict[str, str]) -> None:
+    source = Source(**{"name": "books", "kind": "jsonl", "path": "x", **fields})  # type: ignore[arg-type]
+    assert json.loads(source.model_dump_json())["obtained"] == fields["obtained"]
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not CORPUS.is_dir(), reason="the test corpus is not beside the repository")
 def test_the_whole_test_corpus_reads_without_a_fault() -> None:
@@ -278,7 +526,22 @@ json_values = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
     max_leaves=8,
 )
-fields = st.sampled_from(["id", "text", "licence", "language", "year", "url", "extra", "title", "reservation"])
+fields = st.sampled_from(
+    [
+        "id",
+        "text",
+        "licence",
+        "language",
+        "year",
+        "url",
+        "extra",
+        "title",
+        "reservation",
+        "retrieved",
+        "signals",
+        "jurisdiction",
+    ]
+)
 
 
 @settings(max_examples=150)

@@ -9,12 +9,14 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from library import CORPUS, new_work, record, run_curate, write_lines
 from transformers import AutoTokenizer
 
+from hanse.data.encoder import Encoder
 from hanse.data.premium import measure, table
 from hanse.data.tokenizer import (
     BEGIN_OF_TEXT,
@@ -160,14 +162,14 @@ def test_the_sample_has_the_shares_and_takes_no_document_before_another_twice(tm
 
 def test_the_premium_compares_documents_that_both_languages_have(dataset: Path, tokenizer: Tokenizer) -> None:
     class Letters:
-        def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-            return [list(range(len(text))) for text in texts]
+        def lengths(self, texts: Sequence[bytes]) -> np.ndarray:
+            return np.array([len(text.decode()) for text in texts])
 
     rows = {row["language"]: row for row in measure(Letters(), dataset)["languages"]}
     assert rows["en"]["premium"] == 1.0
     assert rows["de"]["basis"] == rows["el"]["basis"] == "parallel"
     assert rows["el"]["bytes_per_token"] > 1.5
-    premium = measure(tokenizer, dataset)
+    premium = measure(Encoder(tokenizer), dataset)
     assert json.loads(json.dumps(premium)) == premium
     lines = table(premium).splitlines()
     assert [line.split()[0] for line in lines[1:]] == ["de", "el", "en"]
@@ -178,6 +180,6 @@ def test_without_english_there_is_no_premium(tmp_path: Path) -> None:
     folder = run_curate(tmp_path, Source(name="a", kind="jsonl", path=str(path)), languages=("de",))
     tokenizer = train(["der die das und"] * 3, 280)
     tokenizer.save(str(tmp_path / "tokenizer.json"))
-    premium = measure(Tokenizer.load(tmp_path), folder)
+    premium = measure(Encoder(Tokenizer.load(tmp_path)), folder)
     assert premium["languages"][0]["premium"] is None
     assert "-" in table(premium)

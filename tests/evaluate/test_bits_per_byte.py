@@ -51,9 +51,10 @@ class Successor(Uniform):
 
 
 def documents(*lengths: int, seed: int = 0) -> list[Document]:
+    """Documents of so many tokens, each after one that opens it."""
     generator = np.random.default_rng(seed)
     return [
-        Document(str(number), "mt", "atlas", generator.integers(0, 256, length), 3 * length)
+        Document(str(number), "mt", "atlas", generator.integers(0, 256, length + 1), 3 * length)
         for number, length in enumerate(lengths)
     ]
 
@@ -66,12 +67,12 @@ def test_a_uniform_model_needs_log2_of_the_vocabulary_for_every_token() -> None:
     assert values == pytest.approx([math.log2(300) / 3] * 5, rel=1e-6)
 
 
-def test_the_first_token_costs_as_if_drawn_evenly_and_each_other_is_predicted_from_the_one_before() -> None:
+def test_each_token_is_predicted_from_the_one_before_and_the_first_from_the_one_that_opens() -> None:
     counting = Document("a", "en", "s", np.arange(20, dtype=np.int64), 20)
     stumbling = Document("b", "en", "s", np.array([7, 8, 10, 11], dtype=np.int64), 4)
-    first, right, wrong = math.log2(300), -math.log2(0.75), -math.log2(0.25 / 299)
+    right, wrong = -math.log2(0.75), -math.log2(0.25 / 299)
     found = bits(cast(Any, Successor(300)), [counting, stumbling])
-    assert found == pytest.approx([first + 19 * right, first + 2 * right + wrong], rel=1e-5)
+    assert found == pytest.approx([19 * right, 2 * right + wrong], rel=1e-5)
 
 
 @given(length=st.integers(1, 300), context=st.integers(1, 64))
@@ -94,12 +95,11 @@ def nats(model: Transformer, tokens: np.ndarray) -> torch.Tensor:
 
 def alone(model: Transformer, document: Document) -> float:
     """Bits of a document that fits the context."""
-    rest = float(nats(model, document.tokens).sum()) if len(document.tokens) > 1 else 0.0
-    return math.log2(model.config.vocab_size) + rest / math.log(2)
+    return float(nats(model, document.tokens).sum()) / math.log(2)
 
 
 def test_documents_that_fit_give_the_same_value_packed_as_alone(model: Transformer) -> None:
-    texts = documents(1, 1, 129, 40, 7, 40, 100, 3)
+    texts = documents(1, 1, 128, 40, 7, 40, 100, 3)
     assert bits(model, texts) == pytest.approx([alone(model, text) for text in texts], rel=1e-5)
 
 
@@ -114,14 +114,14 @@ def test_small_batches_do_not_change_the_value(model: Transformer, monkeypatch: 
 def test_a_context_as_long_as_the_document_changes_nothing_and_a_shorter_one_does(model: Transformer) -> None:
     text = documents(61)
     reference = bits(model, text)
-    assert bits(model, text, context=60) == pytest.approx(reference, rel=1e-6)
+    assert bits(model, text, context=61) == pytest.approx(reference, rel=1e-6)
     assert abs(bits(model, text, context=8)[0] - reference[0]) > 1e-3
 
 
 def test_each_window_reads_the_text_that_stands_before_what_it_predicts(model: Transformer) -> None:
     (text,) = documents(50)
-    expected = math.log2(model.config.vocab_size)
-    for window in windows(0, 49, context=16):
+    expected = 0.0
+    for window in windows(0, 50, context=16):
         found = nats(model, text.tokens[window.begin : window.end + 1])
         expected += float(found[window.counted - window.begin :].sum()) / math.log(2)
     assert bits(model, [text], context=16) == pytest.approx([expected], rel=1e-6)
@@ -161,10 +161,11 @@ def test_documents_are_read_whole_with_the_bytes_of_their_text(tmp_path: Path, d
         shards(tmp_path, {"mt": [5, 9], "el": [3]}, dtype=dtype), bytes_per_language=100, seed=0, sizes=SIZES
     )
     assert sorted((d.id, d.language, len(d.tokens), d.bytes) for d in found) == [
-        ("el-0", "el", 3, 2),
-        ("mt-0", "mt", 5, 4),
-        ("mt-1", "mt", 9, 8),
+        ("el-0", "el", 4, 2),
+        ("mt-0", "mt", 6, 4),
+        ("mt-1", "mt", 10, 8),
     ]
+    assert all(d.tokens[0] == d.tokens[-1] == 256 for d in found)
 
 
 def test_the_choice_stops_at_the_bytes_and_depends_on_the_seed_alone(tmp_path: Path) -> None:
@@ -177,7 +178,7 @@ def test_the_choice_stops_at_the_bytes_and_depends_on_the_seed_alone(tmp_path: P
 def test_a_very_long_document_is_cut_at_a_token_and_its_bytes_with_it(tmp_path: Path) -> None:
     folder = shards(tmp_path, {"mt": [30_001]})
     (document,) = choose(folder, bytes_per_language=100_000, seed=0, sizes=[2] * 256 + [0] * 16)
-    assert (len(document.tokens), document.bytes) == (10_000, 20_000)
+    assert (len(document.tokens), document.bytes) == (10_001, 20_000)
 
 
 def test_an_index_that_promises_more_than_the_file_holds_is_refused(tmp_path: Path) -> None:

@@ -157,5 +157,7 @@ def test_a_base_model_goes_on_with_the_text_and_says_so(
     record(tmp_path, "step.json", {"pretrain": {}})
     assert chat.run(tmp_path, options(prompt="ab")) == 0
     shown = capfd.readouterr()
-    assert shown.out == engine.text(engine.tokens(tokenizer.encode("ab").ids, max_tokens=12)) + "\n"
+    ids = tokenizer.encode("<|end_of_text|>ab").ids
+    assert len(ids) == 3
+    assert shown.out == engine.text(engine.tokens(ids, max_tokens=12)) + "\n"
     assert "never tuned" in shown.err
