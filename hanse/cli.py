@@ -100,6 +100,7 @@ def _parser() -> argparse.ArgumentParser:
     data.add_argument(
         "--shard", metavar="I/N", help="only read and annotate, as task I of N, from 1; the run without it finishes"
     )
+    data.add_argument("--bands", metavar="I/N", help="only look for copies, as task I of N, after every --shard")
 
     find = _verb(verbs, shared, "find", _find_documents, "find documents, their rights, copies and place in the shards")
     find.add_argument("what", metavar="NAME", help="kind/name[/version] of anything made from documents, or a folder")
@@ -182,13 +183,17 @@ def _data(options: argparse.Namespace) -> int:
     from hanse.runtime import Runtime
     from hanse.store.stage import Store
 
-    shard = _shard(options.shard) if options.shard is not None else None
+    shard, bands = _share("--shard", options.shard), _share("--bands", options.bands)
     parsed = recipe.load(Path(options.recipe) if options.recipe else recipe.embedded(), options.set)
     store, runtime, console = Store.open(options.store), Runtime.detect("cpu", options.threads), Console()
-    if shard is not None:
-        folder = pipeline.annotate_shard(parsed, store, shard, runtime=runtime, console=console)
-        told = f"task {options.shard} is done; when all are, run the same without --shard"
-        print(json.dumps({"shard": options.shard, "path": str(folder)}) if options.json else told)
+    if shard is not None or bands is not None:
+        if shard is not None:
+            folder = pipeline.annotate_shard(parsed, store, shard, runtime=runtime, console=console)
+        if bands is not None:
+            folder = pipeline.match_bands(parsed, store, bands, runtime=runtime, console=console)
+        told = f"task {options.shard or options.bands} is done; when all are, run the same without --shard and --bands"
+        given = {"shard": options.shard, "bands": options.bands, "path": str(folder)}
+        print(json.dumps(given) if options.json else told)
         return 0
     outcome = pipeline.run(parsed, store, runtime=runtime, console=console, until=options.until)
     path = _data_report(parsed, outcome, store, console, always=True)
@@ -203,13 +208,15 @@ def _data(options: argparse.Namespace) -> int:
     return 0
 
 
-def _shard(text: str) -> tuple[int, int]:
+def _share(option: str, text: str | None) -> tuple[int, int] | None:
     """Task and number of tasks of `--shard i/n`."""
+    if text is None:
+        return None
     index, _, count = text.partition("/")
     if not (index.isdecimal() and count.isdecimal() and len(text) < 20):
-        raise InputError(f"--shard {text}: write I/N, for example 3/8 for the third of eight tasks.")
+        raise InputError(f"{option} {text}: write I/N, for example 3/8 for the third of eight tasks.")
     if not 1 <= int(index) <= int(count):
-        raise InputError(f"--shard {text}: I counts from 1 to N; in a Slurm array, for example, --array=1-8.")
+        raise InputError(f"{option} {text}: I counts from 1 to N; in a Slurm array, for example, --array=1-8.")
     return int(index), int(count)
 
 

@@ -18,6 +18,7 @@ from hanse.store.stage import Artifact, Built, Store, Work
 
 if TYPE_CHECKING:
     from hanse.console import Console
+    from hanse.data import parts
     from hanse.runtime import Runtime
 
 Inputs = Mapping[str, Artifact]  # by kind
@@ -161,15 +162,48 @@ def annotate_shard(recipe: Recipe, store: Store, shard: tuple[int, int], *, runt
     """
     from hanse.data import parts
 
-    stage = _dataset(recipe, runtime, console)
-    folder = store.scratch(stage.kind, stage.name, recipe.version, definition=stage.definition(), inputs={}) / "parts"
-    sources = recipe.text_sources()
-    planned = parts.of_shard(parts.plan(sources), shard)
-    job = parts.Job(sources, recipe.curate, recipe.languages, recipe.seed)
+    folder, job = _parts(recipe, store, runtime, console)
     parts.annotate_all(
-        planned, job, folder, processes=runtime.threads, engine=recipe.curate.engine, say=console.progress, is_all=False
-    )
+        parts.of_shard(parts.plan(job.sources), shard), job, folder,
+        processes=runtime.threads, engine=recipe.curate.engine, say=console.progress, is_all=False,
+    )  # fmt: skip
     return folder
+
+
+def match_bands(recipe: Recipe, store: Store, shard: tuple[int, int], *, runtime: Runtime, console: Console) -> Path:
+    """Look for copies in one task's share of the bands, once all parts are annotated.
+
+    Args, Returns: as `annotate_shard`.
+
+    Raises:
+        InputError: a part is missing.
+    """
+    from hanse.data import dedup, parts
+
+    folder, job = _parts(recipe, store, runtime, console)
+    planned = parts.plan(job.sources)
+    missing = [part.number for part in planned if parts.line(folder, part) is None]
+    if missing:
+        raise InputError(
+            f"--bands: {len(missing)} of {len(planned)} parts are not annotated yet, the first is {missing[0]}; "
+            "finish every --shard first."
+        )
+    paths = [folder / f"{part.number:05d}.parquet" for part in planned]
+    index, count = shard
+    keys = dedup.KEYS if recipe.curate.near_duplicates else dedup.KEYS[:1]
+    for number, key in enumerate(keys[index - 1 :: count], 1):
+        dedup.edges(paths, key, folder, engine=recipe.curate.engine)
+        console.progress("looking for copies, band", number, len(keys[index - 1 :: count]))
+    return folder
+
+
+def _parts(recipe: Recipe, store: Store, runtime: Runtime, console: Console) -> tuple[Path, parts.Job]:
+    """Where the parts of a recipe's dataset lie until it is finished, and what decides them."""
+    from hanse.data import parts
+
+    stage = _dataset(recipe, runtime, console)
+    scratch = store.scratch(stage.kind, stage.name, recipe.version, definition=stage.definition(), inputs={})
+    return scratch / "parts", parts.Job(recipe.text_sources(), recipe.curate, recipe.languages, recipe.seed)
 
 
 def _dataset(recipe: Recipe, runtime: Runtime, console: Console) -> Stage:

@@ -147,12 +147,52 @@ max_quarantine_share = 0.1
 """
 
 
+def write_recipe(folder: Path, count: int, documents: int) -> list[str]:
+    """A recipe over some sources, and the command that curates by it; the store's name is still to come."""
+    given = sources(folder, count=count, documents=documents)
+    tables = "".join(f'[[source]]\nname = "{s.name}"\nkind = "jsonl"\npath = "{s.path}"\n' for s in given)
+    (folder / "killed.toml").write_text(RECIPE + tables)
+    return [sys.executable, "-m", "hanse.cli", "data", "killed.toml", "--until", "dataset", "--store"]
+
+
+def sums(folder: Path, store: str) -> str:
+    return (folder / store / "dataset/killed/1/SHA256SUMS").read_text()
+
+
+@pytest.mark.slow
+def test_tasks_of_a_cluster_make_the_dataset_that_one_run_makes(tmp_path: Path) -> None:
+    command = write_recipe(tmp_path, count=5, documents=100)
+
+    def hanse(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [*command, *arguments], cwd=tmp_path, check=False, capture_output=True, text=True, timeout=300
+        )
+
+    assert hanse("straight").returncode == 0
+    early = hanse("shared", "--bands", "1/2")
+    assert early.returncode == 2 and "5 of 5 parts are not annotated" in early.stderr
+    for share in ("2/3", "3/3", "1/3"):
+        assert hanse("shared", "--shard", share).returncode == 0
+    for share in ("1/2", "2/2"):
+        assert hanse("shared", "--bands", share).returncode == 0
+    kept = sorted(path.name for path in (tmp_path / "shared").rglob("edges-*.npy"))
+    assert len(kept) == 15
+    assert hanse("shared").returncode == 0
+    assert sums(tmp_path, "shared") == sums(tmp_path, "straight")
+
+
+@pytest.mark.slow
+def test_ray_makes_the_same_dataset(tmp_path: Path) -> None:
+    pytest.importorskip("ray", reason='Ray is not installed; pip install "hanse[ray]"')
+    command = write_recipe(tmp_path, count=3, documents=100)
+    for arguments in (["here"], ["there", "--set", "curate.engine=ray"]):
+        subprocess.run([*command, *arguments], cwd=tmp_path, check=True, stderr=subprocess.DEVNULL, timeout=300)
+    assert sums(tmp_path, "there") == sums(tmp_path, "here")
+
+
 @pytest.mark.slow
 def test_curation_killed_at_ten_random_moments_ends_in_the_same_dataset(tmp_path: Path) -> None:
-    given = sources(tmp_path, count=12, documents=400)
-    tables = "".join(f'[[source]]\nname = "{s.name}"\nkind = "jsonl"\npath = "{s.path}"\n' for s in given)
-    (tmp_path / "killed.toml").write_text(RECIPE + tables)
-    command = [sys.executable, "-m", "hanse.cli", "run", "killed.toml", "--until", "dataset", "--store"]
+    command = write_recipe(tmp_path, count=12, documents=400)
     subprocess.run([*command, "straight"], cwd=tmp_path, check=True, stderr=subprocess.DEVNULL, timeout=300)
     seed = random.SystemRandom().randrange(2**32)
     print(f"seed {seed}")
@@ -167,5 +207,4 @@ def test_curation_killed_at_ten_random_moments_ends_in_the_same_dataset(tmp_path
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
     subprocess.run([*command, "killed"], cwd=tmp_path, check=True, stderr=subprocess.DEVNULL, timeout=300)
-    sums = [(tmp_path / store / "dataset/killed/1/SHA256SUMS").read_text() for store in ("straight", "killed")]
-    assert sums[0] == sums[1]
+    assert sums(tmp_path, "killed") == sums(tmp_path, "straight")

@@ -116,6 +116,7 @@ def test_a_loss_that_stays_non_finite_stops_the_run_and_keeps_the_last_good_chec
 
 
 def test_sigterm_finishes_the_step_saves_and_a_second_run_continues_bit_for_bit(tmp_path: Path) -> None:
+    before = signal.getsignal(signal.SIGTERM)
     straight = toy_model()
     toy_train(tmp_path / "straight", model=straight)
 
@@ -127,7 +128,7 @@ def test_sigterm_finishes_the_step_saves_and_a_second_run_continues_bit_for_bit(
     with pytest.raises(Interrupted, match="stopped after step 8 of 20"):
         toy_train(tmp_path / "stopped", batch_at=stopping)
     assert (tmp_path / "stopped" / "scratch" / "step-000008").is_dir()
-    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    assert signal.getsignal(signal.SIGTERM) is before
     resumed = toy_model(seed=5)
     summary = toy_train(tmp_path / "stopped", model=resumed)
     assert weights_digest(resumed) == weights_digest(straight)
