@@ -127,7 +127,7 @@ def test_a_source_that_vanishes_midway_is_named(tmp_path: Path) -> None:
     assert not list((tmp_path / "p").glob(".0*"))
 
 
-def test_ten_million_characters_of_nothing_are_bounded(tmp_path: Path) -> None:
+def test_twenty_thousand_empty_documents_are_dropped_one_by_one(tmp_path: Path) -> None:
     empty = [{"text": "", "licence": "CC0-1.0", "language": "de"} for _ in range(20_000)]
     path = write_lines(tmp_path / "empty.jsonl", [*empty, *(record("de", n, words=120) for n in range(20))])
     build(tmp_path / "made", [Source(name="s", kind="jsonl", path=str(path))])
