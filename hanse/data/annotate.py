@@ -26,7 +26,7 @@ from hanse.data.rights import public_domain, signals
 from hanse.data.rights.evidence import Evidence
 from hanse.data.rights.policy import Case, Policy
 from hanse.data.rights.snapshots import Snapshots
-from hanse.data.schema import FEATURES, INGEST
+from hanse.data.schema import INGEST
 from hanse.errors import InputError
 from hanse.recipe import CURATE_PATHS
 
@@ -118,7 +118,7 @@ class Annotator:
         if settings.quality:
             features = quality.measure(array, languages)
             columns["quality"] = pa.StructArray.from_arrays(
-                [pa.array(features[name], pa.float32()) for name in FEATURES], list(FEATURES)
+                [pa.array(features[name], pa.float32()) for name in quality.FEATURES], list(quality.FEATURES)
             )
             for why, more in zip(reasons, quality.reasons(features, languages), strict=True):
                 why += more

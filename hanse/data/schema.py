@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 import pyarrow as pa
 
 from hanse.data.dedup import BAND_NAMES
-from hanse.data.quality.measure import feature_names
+from hanse.data.quality.measure import FEATURES
 from hanse.data.rights.evidence import Evidence, Says, observed
 
 # Where a document comes from, and what we may do with it; filled by the reader.
@@ -46,7 +46,6 @@ ORIGIN = [
     ("extra", pa.string()),  # everything else the record held, as JSON
 ]
 # What curation adds.
-FEATURES = feature_names()
 FINDING = pa.struct([("kind", pa.string()), ("start", pa.int32()), ("end", pa.int32()), ("checksum", pa.bool_())])
 HIT = pa.struct([("item", pa.string()), ("containment", pa.float32()), ("longest", pa.int32())])
 ANNOTATIONS = [

@@ -277,8 +277,3 @@ def _masks(values: dict[int, int], shift: int) -> np.ndarray:
     for value, mask in values.items():
         masks[(value >> shift) & 0xFFFF] = mask
     return masks
-
-
-def feature_names() -> tuple[str, ...]:
-    """The names of the features."""
-    return FEATURES
