@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: help install demo test quick lint bench clean
+.PHONY: help install demo test quick lint bench slurm clean
 
 help:
 	@echo "make demo     from the embedded atlas to a signed model in 24 languages, then ask it something"
@@ -13,6 +13,7 @@ help:
 	@echo "make install  a virtual environment in $(VENV) with hanse in it"
 	@echo "make lint     format, lint and types"
 	@echo "make bench    the benchmarks; results go to bench/results/"
+	@echo "make slurm    install the batch system that some tests use (root on Debian; else they are skipped)"
 
 $(VENV)/.base: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' \
@@ -46,6 +47,14 @@ lint: $(VENV)/.dev
 $(VENV)/.bench: $(VENV)/.dev
 	$(PIP) --editable '.[bench]'
 	@touch $@
+
+# A batch system for the tests of `hanse launch`, which are skipped where it is missing. Needs root and Debian's packages.
+slurm:
+	@if test -x /usr/sbin/slurmctld && test -x /usr/sbin/munged; then :; \
+	elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get update -qq >/dev/null 2>&1 \
+	  && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends slurm-wlm munge >/dev/null 2>&1; \
+	then echo "Slurm is installed"; \
+	else echo "Slurm cannot be installed here; the tests that need it are skipped"; fi
 
 bench: $(VENV)/.bench
 	for file in bench/*.py; do $(BIN)/python $$file || exit; done

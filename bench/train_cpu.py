@@ -1,15 +1,19 @@
 """Training speed and memory on a CPU: our model against transformers' DeepseekV3ForCausalLM, same weights and batch.
 
-One step is forward, next-token loss, backward and a fused AdamW step. Each contender lives in a process of its own; the
+One step is forward, next-token loss, backward and a fused AdamW step, over real text: documents of a corpus, packed
+into rows and kept apart, by our layout here, by position ids there. Each contender lives in a process of its own; the
 processes take turns (A B C A B C ...), so that a busy neighbour hits all alike, and medians are compared. Wall seconds
-decide; CPU seconds stand beside them, because on a shared machine they are the steadier of the two.
+decide; CPU seconds stand beside them, because on a shared machine they are the steadier of the two. The share of this
+machine's matrix rate is of one product as training has it, measured in each contender's process.
 
-    python bench/train_cpu.py [--rounds 7] [--threads 2] [--skip-compile] [--output bench/results/train_cpu.json]
+    python bench/train_cpu.py [--config experts-16 experts-64 dense] [--rows-alone] [--rounds 7] [--threads 2]
+                              [--skip-compile] [--corpus ../shared/corpus] [--output bench/results/train_cpu.json]
 """
 
 from __future__ import annotations
 
 import argparse
+import gzip
 import json
 import os
 import platform
@@ -20,10 +24,12 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
-ROWS, LENGTH = 8, 512
+ROWS, LENGTH, BATCHES, VOCABULARY = 8, 512, 4, 8192
 # (name, whose, settings). transformers offers three ways through its experts; batched_mm is some 30 times slower.
 CONTENDERS: list[tuple[str, str, dict[str, Any]]] = [
     ("hanse, eager", "hanse", {}),
@@ -33,14 +39,15 @@ CONTENDERS: list[tuple[str, str, dict[str, Any]]] = [
     ("transformers, eager experts, compiled", "transformers", {"experts": "eager", "compile": True}),
     ("transformers, grouped_mm, compiled", "transformers", {"experts": "grouped_mm", "compile": True}),
 ]
+CONFIGS = ("experts-16", "experts-64", "dense")
 
 
-def sizes():
-    """About 11M parameters: 6 layers, the last 5 with 16 experts of which 4 a token."""
+def sizes(config: str = "experts-16"):
+    """About 11M parameters in 6 layers: 16 experts, 4 a token; 64 of a quarter the width, 8 a token; or dense."""
     from hanse.model.config import ModelConfig
 
-    return ModelConfig(
-        vocab_size=8192,
+    experts = ModelConfig(
+        vocab_size=VOCABULARY,
         hidden_size=256,
         intermediate_size=512,
         moe_intermediate_size=96,
@@ -56,7 +63,47 @@ def sizes():
         n_shared_experts=1,
         first_k_dense_replace=1,
         max_position_embeddings=1024,
-    ).check()
+    )
+    if config == "experts-64":  # fine-grained, as the presets from 100M active parameters up
+        return replace(experts, n_routed_experts=64, num_experts_per_tok=8, moe_intermediate_size=48).check()
+    if config == "dense":
+        return replace(experts, n_routed_experts=0, moe_intermediate_size=0, first_k_dense_replace=0).check()
+    return experts.check()
+
+
+def prepare(folder: Path, corpus: Path, config: str, *, is_packed: bool) -> None:
+    """Weights, and batches of real text: token ids and the number of each token's document, (BATCHES, ROWS, LENGTH)."""
+    import torch
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    from hanse.model import hf
+    from hanse.model.transformer import Transformer
+
+    hf.save(Transformer(sizes(config)).init_weights(torch.Generator().manual_seed(0)), folder)
+    texts = []
+    for path in sorted(corpus.glob("*.jsonl.gz")):
+        with gzip.open(path, "rt", encoding="utf-8") as lines:
+            texts += [json.loads(line)["text"] for line in islice(lines, 12)]
+    texts = [texts[number] for number in torch.randperm(len(texts), generator=torch.Generator().manual_seed(0))]
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    tokenizer.train_from_iterator(
+        (text[:20_000] for text in texts),
+        trainers.BpeTrainer(vocab_size=VOCABULARY, initial_alphabet=alphabet, show_progress=False),
+    )
+    ids, documents = [], []
+    for number, text in enumerate(texts):
+        found = tokenizer.encode(text[:8_000]).ids
+        ids += found
+        documents += [number] * len(found)
+    shape = (BATCHES, ROWS, LENGTH)
+    count = BATCHES * ROWS * LENGTH
+    tokens, places = torch.tensor(ids[:count]).view(shape), torch.tensor(documents[:count]).view(shape)
+    torch.save(
+        {"tokens": tokens, "documents": places if is_packed else torch.zeros_like(places)}, folder / "batches.pt"
+    )
 
 
 def has_fast_bf16() -> bool:
@@ -75,18 +122,18 @@ def work(whose: str, settings: dict[str, Any], folder: Path, threads: int) -> No
     torch.set_num_threads(threads)
     dtype = torch.bfloat16 if has_fast_bf16() else None
     step = (_ours if whose == "hanse" else _theirs)(folder, settings, dtype)
-    generator = torch.Generator().manual_seed(0)
-    batches = [torch.randint(0, sizes().vocab_size, (ROWS, LENGTH), generator=generator) for _ in range(4)]
+    given = torch.load(folder / "batches.pt")
+    batches = list(zip(given["tokens"], given["documents"], strict=True))
     losses: list[float] = []
 
     def timed(number: int) -> dict[str, float]:
         wall, cpu = time.perf_counter(), time.process_time()
-        losses.append(step(batches[number % len(batches)]))
+        losses.append(step(*batches[number % len(batches)]))
         return {"wall": time.perf_counter() - wall, "cpu": time.process_time() - cpu}
 
     first = timed(0)
     timed(1)
-    print(json.dumps({"first": first, "losses": losses}), flush=True)
+    print(json.dumps({"first": first, "losses": losses, "matrix_rate": matrix_rate(dtype)}), flush=True)
     for number, _ in enumerate(sys.stdin):
         report = timed(number + 2)
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -116,10 +163,11 @@ def _ours(folder: Path, settings: dict[str, Any], dtype):
     if settings.get("compile"):
         model.compile()
 
-    def step(tokens):
+    def step(tokens, documents):
         targets = torch.cat((tokens[:, 1:], torch.full_like(tokens[:, :1], -100)), 1)
+        ends = torch.cat((documents[:, 1:] != documents[:, :-1], torch.ones_like(tokens[:, :1], dtype=torch.bool)), 1)
         with _autocast(dtype):
-            total, count = next_token_loss(model, model(tokens), targets)
+            total, count = next_token_loss(model, model(tokens, documents), targets.masked_fill(ends, -100))
         loss = total / count
         loss.backward()
         optimizer.step()
@@ -141,15 +189,34 @@ def _theirs(folder: Path, settings: dict[str, Any], dtype):
     if settings.get("compile"):
         model.compile()
 
-    def step(tokens):
+    def step(tokens, documents):
+        begins = torch.cat((torch.ones_like(tokens[:, :1], dtype=torch.bool), documents[:, 1:] != documents[:, :-1]), 1)
+        places = torch.arange(tokens.shape[1]).expand_as(tokens)
+        positions = places - torch.where(begins, places, 0).cummax(1).values
+        labels = tokens.masked_fill(begins, -100)
+        # Position ids that start anew make transformers mask other documents out; without them rows stay causal.
+        packing = {"position_ids": positions} if bool((positions[:, -1] < tokens.shape[1] - 1).any()) else {}
         with _autocast(dtype):
-            loss = model(input_ids=tokens, labels=tokens, use_cache=False).loss
+            loss = model(input_ids=tokens, labels=labels, use_cache=False, **packing).loss
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
         return float(loss.detach())
 
     return step
+
+
+def matrix_rate(dtype, seconds: float = 0.5) -> float:
+    """FLOP per second of one product as training has it, in the type of training."""
+    import torch
+
+    left, right = (torch.randn(shape, dtype=dtype or torch.float32) for shape in ((ROWS * LENGTH, 256), (256, 1024)))
+    left @ right
+    began, rounds = time.perf_counter(), 0
+    while time.perf_counter() - began < seconds:
+        left @ right
+        rounds += 1
+    return rounds * 2 * left.shape[0] * left.shape[1] * right.shape[1] / (time.perf_counter() - began)
 
 
 def start(name: str, folder: Path, threads: int) -> subprocess.Popen[str]:
@@ -171,16 +238,12 @@ def start(name: str, folder: Path, threads: int) -> subprocess.Popen[str]:
         )
 
 
-def measure(names: list[str], rounds: int, threads: int) -> dict[str, dict[str, Any]]:
+def measure(names: list[str], config: str, options: argparse.Namespace) -> dict[str, dict[str, Any]]:
     """Let all contenders take turns; returns a row for each."""
-    import torch
-
-    from hanse.model import hf
-    from hanse.model.transformer import Transformer
-
+    rounds, threads = options.rounds, options.threads
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        hf.save(Transformer(sizes()).init_weights(torch.Generator().manual_seed(0)), folder)
+        prepare(folder, options.corpus, config, is_packed=not options.rows_alone)
         rows: dict[str, dict[str, Any]] = {}
         running: dict[str, subprocess.Popen[str]] = {}
         for name in names:
@@ -202,10 +265,10 @@ def measure(names: list[str], rounds: int, threads: int) -> dict[str, dict[str, 
             assert process.stdin
             process.stdin.close()
             process.wait()
-    return {name: summarise(row) for name, row in rows.items()}
+    return {name: summarise(row, config) for name, row in rows.items()}
 
 
-def summarise(row: dict[str, Any]) -> dict[str, Any]:
+def summarise(row: dict[str, Any], config: str) -> dict[str, Any]:
     """Medians and spread of a contender's steps."""
     if "failed" in row:
         return row
@@ -219,6 +282,7 @@ def summarise(row: dict[str, Any]) -> dict[str, Any]:
         "tokens_per_second_slowest": round(tokens / wall[-1], 1),
         "tokens_per_second_fastest": round(tokens / wall[0], 1),
         "tokens_per_cpu_second": round(tokens / statistics.median(cpu), 1),
+        "share_of_matrix_rate": round(sizes(config).flop_per_token(LENGTH) * tokens / median / row["matrix_rate"], 3),
         "wall_seconds": [round(step["wall"], 3) for step in row["steps"]],
         "peak_memory_mib": round(max(step["peak_mib"] for step in row["steps"])),
         # Above a step's time, the first call is compilation.
@@ -234,25 +298,12 @@ def best(rows: dict[str, dict[str, Any]], whose: str) -> dict[str, Any]:
     return max(mine, key=lambda row: row["tokens_per_second"])
 
 
-def report(rows: dict[str, dict[str, Any]], threads: int, rounds: int) -> dict[str, Any]:
-    """What goes to the results file."""
-    import torch
-    import transformers
-
+def compare(rows: dict[str, dict[str, Any]], config: str) -> dict[str, Any]:
+    """What is stored of one configuration: the rows and best against best."""
     ours, theirs = best(rows, "hanse"), best(rows, "transformers")
-    cpu = next((line.split(":")[1].strip() for line in _cpuinfo() if line.startswith("model name")), platform.machine())
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
     return {
-        "what": "forward, next-token loss, backward and fused AdamW step; wall seconds, median of interleaved steps",
-        "commit": commit.stdout.strip(),
-        "machine": {"cpu": cpu, "cores": os.cpu_count(), "threads": threads, "fast_bf16": has_fast_bf16()},
-        "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
-        "dtype": "bfloat16 autocast" if has_fast_bf16() else "float32",
-        "config": sizes().to_hf(),
-        "parameters": sizes().parameters(),
-        "batch": [ROWS, LENGTH],
-        "seed": 0,
-        "rounds": rounds,
+        "config": sizes(config).to_hf(),
+        "parameters": sizes(config).parameters(),
         "rows": list(rows.values()),
         "speed_ratio": round(ours["tokens_per_second"] / theirs["tokens_per_second"], 2),
         # Round by round, steps that ran one after the other: what a neighbour's load does to both cancels out.
@@ -269,6 +320,26 @@ def report(rows: dict[str, dict[str, Any]], threads: int, rounds: int) -> dict[s
     }
 
 
+def conditions(options: argparse.Namespace) -> dict[str, Any]:
+    """Under which all of it was measured."""
+    import torch
+    import transformers
+
+    cpu = next((line.split(":")[1].strip() for line in _cpuinfo() if line.startswith("model name")), platform.machine())
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
+    return {
+        "what": "forward, next-token loss, backward and fused AdamW step; wall seconds, median of interleaved steps",
+        "commit": commit.stdout.strip(),
+        "machine": {"cpu": cpu, "cores": os.cpu_count(), "threads": options.threads, "fast_bf16": has_fast_bf16()},
+        "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
+        "dtype": "bfloat16 autocast" if has_fast_bf16() else "float32",
+        "batch": [ROWS, LENGTH],
+        "text": "one document a row" if options.rows_alone else "documents packed into rows and kept apart",
+        "seed": 0,
+        "rounds": options.rounds,
+    }
+
+
 _EAGER = ("transformers, eager experts", "transformers, grouped_mm")
 
 
@@ -279,11 +350,13 @@ def _cpuinfo() -> list[str]:
         return []
 
 
-def show(result: dict[str, Any]) -> None:
-    """Print the table."""
-    machine = result["machine"]
-    print(f"{result['parameters'] / 1e6:.1f}M parameters, batch {ROWS} x {LENGTH}, {result['dtype']}, {machine['cpu']}")
-    print(f"{'':40}{'tokens/s':>10}{'spread':>14}{'per CPU s':>11}{'peak MiB':>10}{'compile s':>11}{'loss':>9}")
+def show(config: str, result: dict[str, Any]) -> None:
+    """Print the table of one configuration."""
+    print(f"{config}: {result['parameters'] / 1e6:.1f}M parameters")
+    print(
+        f"{'':40}{'tokens/s':>10}{'spread':>14}{'per CPU s':>11}{'of matrix rate':>16}{'peak MiB':>10}{'compile s':>11}"
+        f"{'loss':>9}"
+    )
     for row in result["rows"]:
         if "failed" in row:
             print(f"{row['name']:40}  failed: {row['failed'][:60]}")
@@ -291,33 +364,46 @@ def show(result: dict[str, Any]) -> None:
         spread = f"{row['tokens_per_second_slowest']:.0f}-{row['tokens_per_second_fastest']:.0f}"
         print(
             f"{row['name']:40}{row['tokens_per_second']:>10.0f}{spread:>14}{row['tokens_per_cpu_second']:>11.0f}"
-            f"{row['peak_memory_mib']:>10}{row['compile_seconds']:>11.1f}{row['last_loss']:>9.4f}"
+            f"{row['share_of_matrix_rate']:>16.1%}{row['peak_memory_mib']:>10}{row['compile_seconds']:>11.1f}"
+            f"{row['last_loss']:>9.4f}"
         )
     print(
         f"best against best: {result['speed_ratio']} times the speed (round by round {result['paired_speed_ratio']}, "
         f"per CPU second {result['cpu_second_ratio']}), {result['memory_ratio']} of the memory; "
-        f"both eager: {result['eager_speed_ratio']} times"
+        f"both eager: {result['eager_speed_ratio']} times\n"
     )
 
 
 def main() -> None:
+    root = Path(__file__).resolve().parents[1]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", nargs="+", choices=CONFIGS, default=list(CONFIGS))
+    parser.add_argument("--rows-alone", action="store_true", help="one document a row instead of packed documents")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--skip-compile", action="store_true")
+    parser.add_argument("--corpus", type=Path, default=root.parent / "shared" / "corpus")
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "train_cpu.json")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
-    if arguments.worker:
-        whose, settings = next((w, s) for name, w, s in CONTENDERS if name == arguments.worker)
-        work(whose, settings, arguments.folder, arguments.threads)
+    options = parser.parse_args()
+    if options.worker:
+        whose, settings = next((w, s) for name, w, s in CONTENDERS if name == options.worker)
+        work(whose, settings, options.folder, options.threads)
         return
-    names = [name for name, _, settings in CONTENDERS if not (arguments.skip_compile and settings.get("compile"))]
-    result = report(measure(names, arguments.rounds, arguments.threads), arguments.threads, arguments.rounds)
-    show(result)
-    arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    arguments.output.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    if not any(options.corpus.glob("*.jsonl.gz")):
+        sys.exit(f"{options.corpus}: no .jsonl.gz files; name a corpus with --corpus")
+    result: dict[str, Any] = conditions(options) | {"configs": {}}
+    for config in options.config:
+        dense = config == "dense"  # experts make no difference there
+        names = [
+            name for name, _, settings in CONTENDERS
+            if not (options.skip_compile and settings.get("compile")) and not (dense and "grouped_mm" in name)
+        ]  # fmt: skip
+        result["configs"][config] = compare(measure(names, config, options), config)
+        show(config, result["configs"][config])
+        options.output.parent.mkdir(parents=True, exist_ok=True)
+        options.output.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -45,9 +45,24 @@ def main(arguments: list[str] | None = None) -> int:
     except Interrupted as stop:
         print(f"\nhanse: {stop} Continue with: {_command_line(arguments)}", file=sys.stderr)
         return 0
+    except RuntimeError as error:
+        if not _is_lost_peer(error):
+            raise
+        rank = os.environ.get("RANK", "0")
+        print(f"hanse: rank {rank}: another rank has ended. All go on from the last checkpoint with: "
+              f"{_command_line(arguments)}", file=sys.stderr)  # fmt: skip
+        return 1
     except KeyboardInterrupt:
         print(f"\nhanse: stopped; finished steps are kept. Continue with: {_command_line(arguments)}", file=sys.stderr)
         return 0
+
+
+def _is_lost_peer(error: RuntimeError) -> bool:
+    if "hanse.parallel.ranks" not in sys.modules:
+        return False
+    from hanse.parallel.ranks import is_lost_peer
+
+    return is_lost_peer(error)
 
 
 def _stop(number: int, frame: object) -> None:
@@ -94,6 +109,18 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--dry-run", action="store_true", help="print the resolved recipe, sizes and estimates, and stop")
     run.add_argument("--until", metavar="KIND", help="stop after this kind of artifact, for example shards")
     run.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
+    several = run.add_argument_group("several ranks", "started by torchrun or `hanse launch`, one process each")
+    several.add_argument(
+        "--replicate", type=int, default=1, metavar="N", help="copies of the model, each sharded (default: 1)"
+    )
+    several.add_argument(
+        "--expert", type=int, default=1, metavar="N", help="ranks that split the experts among them (default: 1)"
+    )
+    run.add_argument(
+        "--recompute", action="store_true", help="compute activations twice instead of keeping them: less memory"
+    )
+
+    run.add_argument("--float8", action="store_true", help="products in float8 where the GPU has them (Hopper, later)")
 
     data = _verb(verbs, made_from, "data", _data, "make the data of a recipe, and a report on them")
     data.add_argument("--until", choices=_DATA_KINDS, default="shards", help="stop after this (default: shards)")
@@ -101,6 +128,25 @@ def _parser() -> argparse.ArgumentParser:
         "--shard", metavar="I/N", help="only read and annotate, as task I of N, from 1; the run without it finishes"
     )
     data.add_argument("--bands", metavar="I/N", help="only look for copies, as task I of N, after every --shard")
+
+    plan = _verb(verbs, made_from, "plan", _plan, "say what pre-training a recipe takes on a machine, before it runs")
+    plan.add_argument(
+        "--machine", default="local", metavar="M", help="such as jupiter, lumi, local (default), or a TOML file"
+    )
+    plan.add_argument("--nodes", type=int, default=1, metavar="N", help="of the machine (default: 1)")
+    plan.add_argument("--replicate", type=int, metavar="N", help="copies of the model (default: what is fastest)")
+    plan.add_argument("--expert", type=int, metavar="N", help="ranks that split the experts (default: what is fastest)")
+    plan.add_argument(
+        "--recompute",
+        action=argparse.BooleanOptionalAction,
+        help="compute activations twice instead of keeping them (default: what is fastest)",
+    )
+    plan.add_argument("--mfu", type=float, metavar="SHARE", help="share of the peak to plan with, for example 0.15")
+
+    from hanse.launch import options as launching
+
+    launch = _verb(verbs, made_from, "launch", _launch, "carry out a recipe as a chain of Slurm jobs")
+    launching.add(launch)
 
     find = _verb(verbs, shared, "find", _find_documents, "find documents, their rights, copies and place in the shards")
     find.add_argument("what", metavar="NAME", help="kind/name[/version] of anything made from documents, or a folder")
@@ -162,9 +208,19 @@ def _run(options: argparse.Namespace) -> int:
     from hanse.store.stage import Store
 
     pipeline.check_until(parsed, options.until)
-    runtime, console = Runtime.detect(options.device, options.threads), Console()
+    runtime = Runtime.detect(
+        options.device, options.threads, replicate=options.replicate, expert=options.expert,
+        recompute=options.recompute, float8=options.float8,
+    )  # fmt: skip
+    from hanse.parallel.ranks import Ranks
+
+    ranks = Ranks(runtime)
+    console = Console(is_quiet=not ranks.is_first)
+    if not ranks.is_first:
+        pipeline.follow(parsed, runtime=runtime, ranks=ranks, console=console)
+        return 0
     store = Store.open(options.store)
-    outcome = pipeline.run(parsed, store, runtime=runtime, console=console, until=options.until)
+    outcome = pipeline.run(parsed, store, runtime=runtime, ranks=ranks, console=console, until=options.until)
     try:
         _data_report(parsed, outcome, store, console)
     except InputError as error:
@@ -186,6 +242,8 @@ def _data(options: argparse.Namespace) -> int:
     shard, bands = _share("--shard", options.shard), _share("--bands", options.bands)
     parsed = recipe.load(Path(options.recipe) if options.recipe else recipe.embedded(), options.set)
     store, runtime, console = Store.open(options.store), Runtime.detect("cpu", options.threads), Console()
+    if runtime.ranks > 1:
+        raise InputError("hanse data: works in one process; start it without torchrun, or its tasks with --shard I/N.")
     if shard is not None or bands is not None:
         if shard is not None:
             folder = pipeline.annotate_shard(parsed, store, shard, runtime=runtime, console=console)
@@ -195,7 +253,9 @@ def _data(options: argparse.Namespace) -> int:
         given = {"shard": options.shard, "bands": options.bands, "path": str(folder)}
         print(json.dumps(given) if options.json else told)
         return 0
-    outcome = pipeline.run(parsed, store, runtime=runtime, console=console, until=options.until)
+    from hanse.parallel.ranks import Ranks
+
+    outcome = pipeline.run(parsed, store, runtime=runtime, ranks=Ranks(runtime), console=console, until=options.until)
     path = _data_report(parsed, outcome, store, console, always=True)
     rows = figures.languages(data.folders(outcome))
     if options.json:
@@ -206,6 +266,31 @@ def _data(options: argparse.Namespace) -> int:
     if path is not None:
         print(path)
     return 0
+
+
+def _plan(options: argparse.Namespace) -> int:
+    from hanse import recipe
+    from hanse.plan.choose import Wishes
+    from hanse.plan.cluster import cluster_plan
+    from hanse.plan.machines import machine
+
+    parsed = recipe.load(Path(options.recipe) if options.recipe else recipe.embedded(), options.set)
+    wishes = Wishes(options.replicate, options.expert, options.recompute)
+    made = cluster_plan(parsed, machine(options.machine), options.nodes, wishes=wishes, share=options.mfu)
+    if options.json:
+        print(json.dumps(made.as_dict(), indent=1))
+        return 0
+    from hanse.plan.printed import text
+
+    print(text(made))
+    return 0
+
+
+def _launch(options: argparse.Namespace) -> int:
+    from hanse import recipe
+    from hanse.launch import submit
+
+    return submit.run(recipe.load(Path(options.recipe) if options.recipe else recipe.embedded(), options.set), options)
 
 
 def _share(option: str, text: str | None) -> tuple[int, int] | None:
@@ -334,5 +419,15 @@ def _find(options: argparse.Namespace):
     return Store.open(options.store, create=False).find(options.what)
 
 
+def entry() -> None:
+    """The command `hanse`: run a verb and leave."""
+    code = main()
+    if "hanse.parallel.ranks" in sys.modules:
+        from hanse.parallel.ranks import leave
+
+        leave(code)
+    sys.exit(code)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    entry()

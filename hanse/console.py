@@ -22,10 +22,10 @@ PLAIN_SECONDS = 10.0  # between progress lines where there is no terminal to dra
 
 
 class Console:
-    """Headings, progress and warnings of a run."""
+    """Headings, progress and warnings of a run; `is_quiet` prints none, as on all ranks but the first."""
 
-    def __init__(self) -> None:
-        self.rich = RichConsole(stderr=True, highlight=False)
+    def __init__(self, *, is_quiet: bool = False) -> None:
+        self.rich = RichConsole(stderr=True, highlight=False, quiet=is_quiet)
         self.is_live = self.rich.is_terminal
         self._bar: Progress | None = None
         self._task: TaskID | None = None

@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hanse.errors import InputError
-from hanse.recipe import Recipe, Source, Tune
+from hanse.recipe import HOW, Recipe, Source, Tune
 from hanse.store.stage import Artifact, Built, Store, Work
 
 if TYPE_CHECKING:
     from hanse.console import Console
     from hanse.data import parts
+    from hanse.parallel.ranks import Ranks
     from hanse.runtime import Runtime
 
 Inputs = Mapping[str, Artifact]  # by kind
@@ -78,14 +79,16 @@ def check_until(recipe: Recipe, until: str | None) -> None:
         raise InputError(f"--until {until}: this recipe makes {', '.join(kinds)}.")
 
 
-def run(recipe: Recipe, store: Store, *, runtime: Runtime, console: Console, until: str | None = None) -> Outcome:
-    """Carry out a recipe; what is there already and unchanged is not made again.
+def run(
+    recipe: Recipe, store: Store, *, runtime: Runtime, ranks: Ranks, console: Console, until: str | None = None
+) -> Outcome:
+    """Carry out a recipe; what is there already and unchanged is not made again. The other ranks `follow`.
 
     Raises:
         InputError: bad input in any stage. Stages that finished are kept.
         Interrupted: a stop was asked for; the running stage has saved what it can resume from.
     """
-    planned = stages(recipe, store, runtime=runtime, console=console)
+    planned = stages(recipe, store, runtime=runtime, ranks=ranks, console=console)
     last = max((number for number, stage in enumerate(planned) if stage.kind == until), default=len(planned) - 1)
     done: dict[str, Built] = {}
     with store.lock(recipe.name):
@@ -102,10 +105,33 @@ def run(recipe: Recipe, store: Store, *, runtime: Runtime, console: Console, unt
             )
             done[stage.key] = built
             console.end(built)
+    ranks.broadcast(None)
     return Outcome(tuple(done.values()))
 
 
-def stages(recipe: Recipe, store: Store, *, runtime: Runtime, console: Console) -> list[Stage]:
+def follow(recipe: Recipe, *, runtime: Runtime, ranks: Ranks, console: Console) -> None:
+    """What every rank but the first does: wait, and train along whenever that one comes to a stage that trains.
+
+    Raises:
+        InputError, Interrupted: what training raises on every rank.
+        RuntimeError: the first rank has ended.
+    """
+    while True:
+        call = ranks.broadcast(None)
+        if call is None:
+            return
+        stage, arguments = call
+        if stage == "pretrain":
+            from hanse.train import pretrain
+
+            pretrain.learn(recipe, **arguments, runtime=runtime, ranks=ranks, console=console)
+        else:
+            from hanse.tune import sft
+
+            sft.learn(**arguments, runtime=runtime, ranks=ranks, console=console)
+
+
+def stages(recipe: Recipe, store: Store, *, runtime: Runtime, ranks: Ranks, console: Console) -> list[Stage]:
     """The stages of a recipe, in the order in which they run."""
     dataset, tokenizer, shards = (f"{kind}/{recipe.name}" for kind in ("dataset", "tokenizer", "shards"))
     conversations = f"conversations/{recipe.name}" if _talking(recipe) else None
@@ -115,14 +141,14 @@ def stages(recipe: Recipe, store: Store, *, runtime: Runtime, console: Console) 
         *([_conversations(recipe)] if conversations else []),
         _tokenizer(recipe, dataset, conversations, console),
         _shards(recipe, dataset, tokenizer, console),
-        _pretrain(recipe, base, shards, tokenizer, runtime, console),
+        _pretrain(recipe, base, shards, tokenizer, runtime, ranks, console),
     ]
     model = base
     for number, tune in enumerate(recipe.tune, 1):
         last = number == len(recipe.tune)
         tuned = f"model/{recipe.name}-{'chat' if last else f'tune{number}'}"
         assert conversations is not None  # recipe.py checked that every tune names a source of conversations
-        plan.append(_tune(recipe, tune, tuned, model, conversations, runtime, console))
+        plan.append(_tune(recipe, tune, tuned, model, conversations, runtime, ranks, console))
         model = tuned
     evaluation = f"evaluation/{model.removeprefix('model/')}"
     plan.append(_evaluation(recipe, evaluation, model, shards, conversations, runtime, console))
@@ -249,12 +275,23 @@ def _conversations(recipe: Recipe) -> Stage:
 
 def _tokenizer(recipe: Recipe, dataset: str, conversations: str | None, console: Console) -> Stage:
     def definition() -> dict[str, Any]:
+        if recipe.model.start:
+            return {"start": _start(recipe)}
         return {"tokenizer": recipe.tokenizer.model_dump(mode="json"), "seed": recipe.seed}
 
     def make(inputs: Inputs, work: Work) -> None:
+        from hanse.tune.template import CHAT_TEMPLATE
+
+        if recipe.model.start:
+            from hanse.data.adopt import import_tokenizer
+
+            import_tokenizer(
+                work, Path(recipe.model.start), inputs["dataset"].path,
+                chat_template=CHAT_TEMPLATE, progress=console.progress,
+            )  # fmt: skip
+            return
         from hanse.data import conversations as talk
         from hanse.data.tokenizer import train_tokenizer
-        from hanse.tune.template import CHAT_TEMPLATE
 
         train_tokenizer(
             work, inputs["dataset"].path, recipe.tokenizer,
@@ -265,6 +302,13 @@ def _tokenizer(recipe: Recipe, dataset: str, conversations: str | None, console:
         )  # fmt: skip
 
     return _stage(f"tokenizer/{recipe.name}", "Tokenizer", definition, [dataset, *filter(None, [conversations])], make)
+
+
+def _start(recipe: Recipe) -> dict[str, str]:
+    """What the folder in [model] start holds; where it lies is no part of what is made."""
+    from hanse.model.config.folder import digests
+
+    return digests(Path(str(recipe.model.start)))
 
 
 def _shards(recipe: Recipe, dataset: str, tokenizer: str, console: Console) -> Stage:
@@ -278,11 +322,14 @@ def _shards(recipe: Recipe, dataset: str, tokenizer: str, console: Console) -> S
     return _stage(f"shards/{recipe.name}", "Shards", lambda: {"seed": recipe.seed}, [dataset, tokenizer], make)
 
 
-def _pretrain(recipe: Recipe, key: str, shards: str, tokenizer: str, runtime: Runtime, console: Console) -> Stage:
+def _pretrain(
+    recipe: Recipe, key: str, shards: str, tokenizer: str, runtime: Runtime, ranks: Ranks, console: Console
+) -> Stage:
     def definition() -> dict[str, Any]:
+        model = recipe.model.model_dump(mode="json")
         return {
-            "model": recipe.model.model_dump(mode="json"),
-            "pretrain": recipe.pretrain.model_dump(mode="json", exclude={"checkpoint_seconds", "compile"}),
+            "model": model | ({"start": _start(recipe)} if recipe.model.start else {}),
+            "pretrain": recipe.pretrain.model_dump(mode="json", exclude=set(HOW)),
             "seed": recipe.seed,
         }
 
@@ -291,22 +338,24 @@ def _pretrain(recipe: Recipe, key: str, shards: str, tokenizer: str, runtime: Ru
 
         pretrain(
             work, recipe, shards=inputs["shards"].path, data_digest=inputs["shards"].digest,
-            tokenizer=inputs["tokenizer"].path, runtime=runtime, console=console,
+            tokenizer=inputs["tokenizer"].path, runtime=runtime, ranks=ranks, console=console,
         )  # fmt: skip
 
     return _stage(key, "Pre-train", definition, [shards, tokenizer], make)
 
 
-def _tune(recipe: Recipe, tune: Tune, key: str, model: str, talk: str, runtime: Runtime, console: Console) -> Stage:
+def _tune(
+    recipe: Recipe, tune: Tune, key: str, model: str, talk: str, runtime: Runtime, ranks: Ranks, console: Console
+) -> Stage:
     def definition() -> dict[str, Any]:
-        return {"tune": tune.model_dump(mode="json", exclude={"checkpoint_seconds", "compile"}), "seed": recipe.seed}
+        return {"tune": tune.model_dump(mode="json", exclude=set(HOW)), "seed": recipe.seed}
 
     def make(inputs: Inputs, work: Work) -> None:
         from hanse.tune.sft import finetune
 
         finetune(
             work, tune, model=inputs["model"].path, conversations=inputs["conversations"].path, seed=recipe.seed,
-            runtime=runtime, console=console,
+            runtime=runtime, ranks=ranks, console=console,
         )  # fmt: skip
 
     return _stage(key, "Tune", definition, [model, talk], make)

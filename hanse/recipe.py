@@ -14,10 +14,20 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from hanse.errors import InputError
 from hanse.languages import EU24, LANGUAGES
+from hanse.train.ramp import PARTS, Ramp
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[int, Field(gt=0)]
@@ -107,6 +117,7 @@ class Source(Section):
         return self
 
 
+HOW = ("checkpoint_seconds", "compile", "milestones")  # keys of training that change no weight, so not what is made
 CURATE_PATHS = ("policy", "site_files", "pii_key", "quality_model", "contamination")  # keys that name files
 
 
@@ -157,20 +168,44 @@ class Tokenizer(Section):
 
 
 class Model(BaseModel):
-    """The architecture: `size` derives every shape; any Hugging Face key overrides one of them."""
+    """The architecture: `size` derives every shape, and any Hugging Face key of the family overrides one of them.
+
+    With `start`, a model folder is continued instead: it brings its family, its shapes and its tokenizer.
+    """
 
     model_config = ConfigDict(frozen=True, extra="allow")
 
-    family: Literal["deepseek_v3"] = "deepseek_v3"
+    family: Literal["deepseek_v3", "apertus", "transformers"] | None = None  # deepseek_v3, or what `start` holds
     size: Annotated[str, Field(pattern=r"^[0-9]+(\.[0-9]+)?[MB]$")] = "3M"
+    start: str | None = None  # a folder in the Hugging Face layout
+
+    @model_validator(mode="before")
+    @classmethod
+    def _family_of_new(cls, data: Any) -> Any:
+        if isinstance(data, dict) and not data.get("start") and data.get("family") is None:
+            return {**data, "family": "deepseek_v3"}
+        return data
 
     @model_validator(mode="after")
-    def _known_keys(self) -> Model:
-        known = _model_keys()
+    def _keys_fit(self) -> Model:
+        if self.start:
+            for key in (*self.overrides, *(["size"] if "size" in self.model_fields_set else [])):
+                raise ValueError(f"{key}: the model in start brings its own; leave this key out")
+            return self
+        if self.family == "transformers":
+            raise ValueError('start: missing; family = "transformers" goes on from a model folder, so name it')
+        known = _model_keys(str(self.family))
         for key in self.overrides:
             if key not in known:
-                raise ValueError(f"{key}: unknown key.{_suggestion(key, [*known, 'size', 'family'])}")
+                raise ValueError(_unknown_model_key(str(self.family), key, [*known, *Model.model_fields]))
         return self
+
+    @model_serializer(mode="wrap")
+    def _only_what_counts(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without the size that a start makes meaningless, and without an empty start."""
+        data: dict[str, Any] = handler(self)
+        data.pop("size" if self.start else "start", None)
+        return data
 
     @property
     def overrides(self) -> dict[str, Any]:
@@ -184,15 +219,18 @@ class Training(Section):
     sequence_length: Annotated[int, Field(ge=16, le=1_048_576)] = 256
     batch_tokens: Positive = 8192
     micro_batch_tokens: Positive | None = None
-    learning_rate: Rate = 0.02  # of the matrices, by Muon
-    adam_learning_rate: Rate = 0.004  # of everything else
+    optimizer: Literal["muon", "adamw", "ademamix"] = "muon"  # of the matrices
+    learning_rate: Rate = 0.02  # of the matrices
+    adam_learning_rate: Rate = 0.004  # of everything else, by AdamW
     weight_decay: Annotated[float, Field(ge=0.0)] = 0.01
     warmup_share: Share = 0.02
     decay_share: Share = 0.4
     gradient_clip: Rate = 1.0
+    z_loss: Annotated[float, Field(ge=0.0, le=1.0)] = 0.0  # keeps logits from drifting; 1e-4 is usual
     router_bias_rate: Annotated[float, Field(ge=0.0)] = 0.001
     checkpoint_seconds: Positive = 60
-    compile: bool = False
+    milestones: Annotated[int, Field(ge=0, le=1000)] = 0  # checkpoints that are kept, spread evenly over the run
+    compile: bool | Literal["auto"] = "auto"  # auto: if much is left to do and it turns out faster
 
     @model_validator(mode="after")
     def _batch_fits(self) -> Training:
@@ -220,6 +258,9 @@ class Pretrain(Training):
 
     budget_tokens: Positive = 20_000_000
     mtp_weight: Annotated[float, Field(ge=0.0)] = 0.0
+    mtp_final_weight: Annotated[float, Field(ge=0.0)] | None = None  # while rates decay; mtp_weight where left out
+    goldfish: Annotated[int, Field(ge=0, le=1000)] = 0  # one target in so many is hidden, against learning by heart
+    batch_ramp_share: Share = 0.0  # of the budget, at a quarter of the batch and then at half
     language_temperature: Temperature = 1.0
     source_weight: dict[Name, Weight] = {}
     max_epochs: Rate | None = None
@@ -229,15 +270,31 @@ class Pretrain(Training):
     def _budget_fits(self) -> Pretrain:
         if self.budget_tokens < self.batch_tokens:
             raise ValueError(f"budget_tokens: less than one batch of {self.batch_tokens} tokens")
+        if self.goldfish == 1:
+            raise ValueError("goldfish: 1 would hide every target; 3 or 4 is usual, 0 hides none")
+        if self.batch_ramp_share and self.batch_tokens // self.sequence_length % max(PARTS):
+            raise ValueError(f"batch_ramp_share: needs a batch_tokens that is a multiple of {max(PARTS)} sequences")
         ends = [stage.until for stage in self.stage]
         if ends != sorted(set(ends)) or ends[-1:] not in ([], [1.0]):
             raise ValueError(f"stage: 'until' has to rise from stage to stage and end at 1.0, not {ends}")
         return self
 
     @property
+    def ramp(self) -> Ramp:
+        """Which sequences belong to which step."""
+        rows = self.batch_tokens // self.sequence_length
+        total = self.budget_tokens // self.batch_tokens * rows
+        return Ramp.of(rows, total_rows=total, share=self.batch_ramp_share)
+
+    @property
     def steps(self) -> int:
         """Optimizer steps in the budget."""
-        return self.budget_tokens // self.batch_tokens
+        return self.ramp.steps
+
+    @property
+    def tokens(self) -> int:
+        """Tokens that these steps read."""
+        return self.ramp.at(self.steps - 1).stop * self.sequence_length
 
 
 class Tune(Training):
@@ -315,6 +372,10 @@ class Recipe(Section):
         weighed = set(self.pretrain.source_weight).union(*(stage.source_weight for stage in self.pretrain.stage))
         for name in sorted(weighed - set(names)):
             raise ValueError(f"pretrain: source_weight names '{name}', which is no source.{_suggestion(name, names)}")
+        if self.model.start and self.tokenizer != Tokenizer():
+            raise ValueError("tokenizer: the model in [model] start brings its own; leave this section out")
+        if self.model.start and self.pretrain.mtp_weight:
+            raise ValueError("pretrain: mtp_weight: a model that is continued goes on without a multi-token block")
         if self.pretrain.mtp_weight and not self.model.overrides.get("num_nextn_predict_layers"):
             raise ValueError(
                 "pretrain: mtp_weight trains a multi-token block; set [model] num_nextn_predict_layers = 1"
@@ -453,18 +514,25 @@ def _suggestion(word: str, known: Iterable[str]) -> str:
     return f" Did you mean {best[0]}?" if best else f" Known here: {', '.join(known)}."
 
 
-def _model_keys() -> tuple[str, ...]:
-    from hanse.model.config import ModelConfig  # torch-free
+def _model_keys(family: str) -> tuple[str, ...]:
+    from hanse.model.config import keys  # torch-free
 
-    return tuple(ModelConfig.__dataclass_fields__)
+    return keys(family)
+
+
+def _unknown_model_key(family: str, key: str, known: list[str]) -> str:
+    from hanse.model.config import key_of_another
+
+    return key_of_another(family, key) or f"{key}: unknown key.{_suggestion(key, known)}"
 
 
 def _make_paths_absolute(data: Mapping[str, Any], folder: Path) -> None:
     """Anchor the relative paths of data that is not checked yet, so anything of another shape is left alone."""
     sources = data.get("source")
-    sections = [*(sources if isinstance(sources, list) else []), data.get("curate"), data.get("release")]
+    places = ("curate", "model", "release")
+    sections = [*(sources if isinstance(sources, list) else []), *(data.get(name) for name in places)]
     for section in (section for section in sections if isinstance(section, dict)):
-        for key in ("path", "key", *CURATE_PATHS):
+        for key in ("path", "key", "start", *CURATE_PATHS):
             if key == "path" and section.get("kind") == "hub":
                 continue  # a name, not a place
             value = section.get(key)

@@ -1,7 +1,6 @@
-"""Where to run: device, compute precision, threads, determinism. What to make is the recipe's business, never ours.
+"""Where to run: device, compute precision, threads, determinism, ranks. What to make is the recipe's business.
 
-One process for now: under a launcher such as torchrun every process would train a model of its own in silence, so that
-is an error.
+A launcher such as torchrun starts one process a rank and says which in RANK, WORLD_SIZE and LOCAL_RANK.
 """
 
 from __future__ import annotations
@@ -11,6 +10,7 @@ import os
 import platform
 import resource
 import sys
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,12 @@ class Runtime:
             bit for bit only at an equal number.
         deterministic: choose deterministic kernels, so that a resumed run equals an uninterrupted one.
         threads_chosen: whether a person fixed `threads`; otherwise a resumed run takes its checkpoint's number.
+        rank: this process's number among `ranks`, from 0.
+        ranks: processes that train one model together.
+        replicate: copies of the model; each is sharded over ranks / replicate ranks.
+        expert: ranks that split the routed experts among them.
+        recompute: compute activations a second time for the backward instead of keeping them.
+        float8: run large products in float8 where the hardware can.
     """
 
     device: torch.device
@@ -44,29 +50,59 @@ class Runtime:
     threads: int = 1
     deterministic: bool = True
     threads_chosen: bool = False
+    rank: int = 0
+    ranks: int = 1
+    replicate: int = 1
+    expert: int = 1
+    recompute: bool = False
+    float8: bool = False
 
     @classmethod
-    def detect(cls, device: str = "auto", threads: int | None = None) -> Runtime:
+    def detect(
+        cls,
+        device: str = "auto",
+        threads: int | None = None,
+        *,
+        replicate: int = 1,
+        expert: int = 1,
+        recompute: bool = False,
+        float8: bool = False,
+    ) -> Runtime:
         """Look at the machine.
 
         Args:
             device: "auto" (CUDA if there is one), "cpu", "cuda" or "cuda:N".
-            threads: CPU threads; by default HANSE_THREADS, OMP_NUM_THREADS, or all cores this process may use.
+            threads: CPU threads; by default HANSE_THREADS, OMP_NUM_THREADS, or all cores this process may use, shared
+                with the other ranks of the machine.
+            replicate, expert, recompute, float8: as the attributes.
 
         Raises:
-            InputError: the device is absent, the number of threads is no positive integer, or a launcher started
-                several processes.
+            InputError: the device is absent, the number of threads is no positive integer, or the launcher's ranks
+                cannot be divided like that.
         """
-        _refuse_several_processes()
+        rank, ranks = _launched("RANK", 0), _launched("WORLD_SIZE", 1)
+        _check_layout(ranks, replicate, expert)
         place = _device(device)
         chosen = threads if threads is not None else _threads_from_environment()
         if chosen is not None and not 1 <= chosen <= 4096:
             raise InputError(f"threads: {chosen} is not a number of CPU threads; give 1 or more.")
+        cores = usable_cores()
+        if chosen is not None and chosen > cores:
+            warnings.warn(
+                f"{chosen} CPU threads on {cores} cores wait for one another and run slower than {cores} would.",
+                stacklevel=2,
+            )
         return cls(
             device=place,
             dtype=_compute_dtype(place),
-            threads=chosen or usable_cores(),
+            threads=chosen or max(1, cores // _ranks_here()),
             threads_chosen=chosen is not None,
+            rank=rank,
+            ranks=ranks,
+            replicate=replicate,
+            expert=expert,
+            recompute=recompute,
+            float8=float8,
         )
 
     def apply(self) -> None:
@@ -110,6 +146,11 @@ class Runtime:
             "compute_dtype": str(self.dtype).removeprefix("torch."),
             "threads": self.threads,
             "deterministic": self.deterministic,
+            "ranks": self.ranks,
+            "replicate": self.replicate,
+            "expert": self.expert,
+            "recompute": self.recompute,
+            "float8": self.float8,
             "torch": str(torch.__version__),
             "python": platform.python_version(),
             "system": platform.system(),
@@ -151,8 +192,11 @@ def _compute_dtype(device: torch.device) -> torch.dtype:
 
 
 def _device(name: str) -> torch.device:
+    if name in ("auto", "cuda") and torch.cuda.is_available():
+        here = _launched("LOCAL_RANK", 0)  # Slurm may show a rank its own accelerator only
+        return torch.device("cuda", here if torch.cuda.device_count() > 1 else 0)
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return torch.device("cpu")
     try:
         device = torch.device(name)
     except RuntimeError:
@@ -175,13 +219,29 @@ def _threads_from_environment() -> int | None:
     return None
 
 
-def _refuse_several_processes() -> None:
-    count = os.environ.get("WORLD_SIZE", "1").strip()
-    if count.isdigit() and int(count) > 1:
-        raise InputError(
-            f"WORLD_SIZE={count}: a launcher started {count} processes, but this version trains in one and they would "
-            f"train {count} unrelated models; start hanse directly, without torchrun."
-        )
+def _launched(name: str, default: int) -> int:
+    """A number that a launcher put into the environment."""
+    value = os.environ.get(name, "").strip()
+    if not value:
+        return default
+    if not value.isdigit():
+        raise InputError(f"{name}={value}: is no number; a launcher such as torchrun sets it, or nobody should.")
+    return int(value)
+
+
+def _ranks_here() -> int:
+    """Ranks that share this process's cores: those of the machine, unless a batch system gave each its own."""
+    is_alone = hasattr(os, "sched_getaffinity") and len(os.sched_getaffinity(0)) < (os.cpu_count() or 1)
+    return 1 if is_alone else max(1, _launched("LOCAL_WORLD_SIZE", 1))
+
+
+def _check_layout(ranks: int, replicate: int, expert: int) -> None:
+    for option, parts, whole, of in (
+        ("--replicate", replicate, ranks, f"the {ranks} ranks that were started"),
+        ("--expert", expert, ranks // max(1, replicate), f"the {ranks // max(1, replicate)} ranks of one copy"),
+    ):
+        if parts < 1 or whole % parts:
+            raise InputError(f"{option} {parts}: does not divide {of}; give a divisor, or start other ranks.")
 
 
 def _device_name(device: torch.device) -> str:

@@ -110,7 +110,8 @@ def test_every_setting_on_a_command_line_fits_the_recipe():
 
 def test_every_key_in_a_table_exists_with_the_default_that_is_named():
     known = {section: set(model.model_fields) for section, model in SECTIONS.items()}
-    known["model"] = {*recipe._model_keys(), "size", "family"}
+    families = ("deepseek_v3", "apertus")
+    known["model"] = {*(key for family in families for key in recipe._model_keys(family)), *recipe.Model.model_fields}
     found = key_tables()
     assert {page for page, *_ in found} >= {"recipe.md", "data.md", "model.md", "training.md", "evaluation.md"}
     for page, defaults, section, rows in found:
@@ -194,6 +195,17 @@ def test_the_size_table_is_what_the_dial_gives():
         counts = [f"{config.parameters():,}", f"{config.active_parameters():,}"]
         shape = [str(config.hidden_size), str(config.num_hidden_layers), str(config.n_routed_experts)]
         assert cells_ == [*counts, *shape, f"{config.kv_lora_rank} + {config.qk_rope_head_dim}"], size
+
+
+def test_the_size_table_of_apertus_is_what_the_dial_gives():
+    from hanse.model.config import ApertusConfig, derive
+
+    for size, vocabulary, *cells_ in table_of("model.md", "size of apertus"):
+        config = derive(codes(size)[0], family="apertus", vocab_size=int(vocabulary))
+        assert isinstance(config, ApertusConfig)
+        shape = (config.hidden_size, config.num_hidden_layers, config.intermediate_size)
+        heads = (config.num_attention_heads, config.num_key_value_heads)
+        assert cells_ == [f"{config.parameters():,}", *map(str, (*shape, *heads))], size
 
 
 def test_every_option_of_chat_is_explained():

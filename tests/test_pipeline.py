@@ -269,3 +269,22 @@ def test_real_documents_make_a_release_that_verifies_also_when_killed(home, tmp_
     stores = [tmp_path / folder / "store" for folder in ("straight", "killed")]
     assert weights(stores[0], "europe-base") == weights(stores[1], "europe-base")
     assert hanse("verify", "release/europe", home=tmp_path / "killed").returncode == 0
+
+
+def test_a_model_folder_is_continued_with_its_own_tokenizer(home: Path, tmp_path: Path) -> None:
+    recipe = TINY.replace('name = "tiny"\n', 'name = "further"\n', 1).replace("[tokenizer]\nvocab_size = 1200\n", "")
+    start, end = recipe.index("[model]"), recipe.index("[pretrain]")
+    folder = home / "store" / "model" / "tiny-chat" / "1"
+    (tmp_path / "further.toml").write_text(f'{recipe[:start]}[model]\nstart = "{folder}"\n{recipe[end:]}')
+    done = hanse("run", "further.toml", home=tmp_path)
+    assert done.returncode == 0, done.stderr
+    store = tmp_path / "store"
+    before, after = (
+        json.loads((path / "tokenizer.json").read_text()) for path in (folder, store / "release/further/1")
+    )
+    assert after["model"]["vocab"] == before["model"]["vocab"]
+    runs = (store / "model/further-base/1/run", home / "store/model/tiny-base/1/run")
+    further, fresh = (json.loads((run / "metrics.jsonl").read_text().splitlines()[0])["loss"] for run in runs)
+    assert further < fresh - 1  # it knows something already
+    record = json.loads((store / "model/further-base/1/step.json").read_text())
+    assert "model.safetensors" in json.dumps(record) and str(folder) not in json.dumps(record)

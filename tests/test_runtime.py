@@ -15,7 +15,7 @@ from hanse.runtime import Runtime
 
 @pytest.fixture(autouse=True)
 def _plain_environment(monkeypatch: pytest.MonkeyPatch):
-    for name in ("HANSE_THREADS", "OMP_NUM_THREADS", "WORLD_SIZE"):
+    for name in ("HANSE_THREADS", "OMP_NUM_THREADS", "WORLD_SIZE", "RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE"):
         monkeypatch.delenv(name, raising=False)
     threads, is_deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
     yield
@@ -104,12 +104,40 @@ def test_a_device_that_is_not_there_is_refused(device: str) -> None:
         Runtime.detect(device)
 
 
-def test_several_processes_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(InputError, match="without torchrun"):
+def test_a_launcher_says_who_this_process_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"WORLD_SIZE": "8", "RANK": "3", "LOCAL_RANK": "3", "LOCAL_WORLD_SIZE": "1000"}.items():
+        monkeypatch.setenv(name, value)
+    detected = Runtime.detect("cpu", replicate=2, expert=4, recompute=True)
+    assert (detected.rank, detected.ranks, detected.replicate, detected.expert) == (3, 8, 2, 4)
+    assert detected.recompute and detected.threads == 1  # the cores are shared with the other ranks here
+
+
+@pytest.mark.parametrize(
+    ("layout", "message"),
+    [
+        ({"replicate": 3}, "--replicate 3: does not divide the 8 ranks"),
+        ({"replicate": 2, "expert": 3}, "--expert 3: does not divide the 4 ranks of one copy"),
+        ({"replicate": 0}, "--replicate 0"),
+        ({"expert": 16}, "--expert 16"),
+    ],
+)
+def test_ranks_that_cannot_be_divided_like_that_are_refused(
+    monkeypatch: pytest.MonkeyPatch, layout: dict, message: str
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "8")
+    with pytest.raises(InputError, match=message):
+        Runtime.detect("cpu", **layout)
+
+
+def test_a_rank_that_is_no_number_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANK", "first")
+    with pytest.raises(InputError, match="RANK=first"):
         Runtime.detect("cpu")
-    monkeypatch.setenv("WORLD_SIZE", "1")
-    Runtime.detect("cpu")
+
+
+def test_more_threads_than_cores_are_warned_of() -> None:
+    with pytest.warns(UserWarning, match="wait for one another"):
+        Runtime.detect("cpu", threads=4096)
 
 
 def test_autocast_covers_products_only_where_a_type_is_set() -> None:

@@ -54,7 +54,7 @@ class Mixture:
         if not streams:
             raise InputError(f"{shards.folder}: holds no train text.")
         length = settings.sequence_length
-        samples = settings.steps * settings.batch_tokens // length
+        samples = settings.tokens // length
         if samples > MAX_SAMPLES:
             raise InputError(
                 f"[pretrain] budget_tokens: {samples:,} samples are more than {MAX_SAMPLES:,}; raise sequence_length."

@@ -53,7 +53,7 @@ class Tokenizer:
         self.hf = HFTokenizer.from_str(definition)
         self._plain = HFTokenizer.from_str(definition)
         self._plain.encode_special_tokens = True
-        self.vocab_size = self.hf.get_vocab_size(with_added_tokens=True)
+        self.vocab_size = 1 + max(self.hf.get_vocab(with_added_tokens=True).values())  # another's may have gaps
         self.end_of_text = self.id_of(END_OF_TEXT)
 
     @classmethod
@@ -119,19 +119,25 @@ def train_tokenizer(
     Raises:
         InputError: the data does not support a vocabulary of that size, or there is no text.
     """
-    from hanse.data.encoder import Encoder  # which stands on this file
-
     say = progress or (lambda phrase, done, total: None)
     say("training the tokenizer", 0, None)
     texts = sample(dataset, sample_bytes=settings.sample_bytes, temperature=settings.language_temperature, seed=seed)
     trained = train([*texts, *extra_texts], settings.vocab_size)
     save(trained, work.folder, chat_template=chat_template)
-    tokenizer = Tokenizer.load(work.folder)
     say("measuring the tokenizer", 0, None)
+    vocab_size = write_premium(work, dataset)
+    work.note(vocab_size=vocab_size, training_bytes=sum(len(text.encode()) for text in texts))
+
+
+def write_premium(work: Work, dataset: Path) -> int:
+    """Measure the tokenizer in `work.folder` on a dataset's text and write `premium.json`. Returns its size."""
+    from hanse.data.encoder import Encoder  # which stands on this file
+
+    tokenizer = Tokenizer.load(work.folder)
     premium = measure(Encoder(tokenizer), dataset)
     (work.folder / "premium.json").write_text(json.dumps(premium, indent=1) + "\n", encoding="utf-8")
     (work.run / "premium.txt").write_text(table(premium) + "\n", encoding="utf-8")
-    work.note(vocab_size=tokenizer.vocab_size, training_bytes=sum(len(text.encode()) for text in texts))
+    return tokenizer.vocab_size
 
 
 def train(texts: Iterable[str], vocab_size: int) -> HFTokenizer:

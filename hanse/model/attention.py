@@ -11,15 +11,17 @@ document, without a mask and without work on pairs that may not see each other.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hanse.model.cache import LatentCache
+from hanse.model.cache import Cache
 from hanse.model.config import ModelConfig
+from hanse.model.config.rotary import Llama3Scaling, Rotary
 from hanse.model.norm import RMSNorm
 
 # Scores of one piece of work, in numbers: a piece of 1 MiB stays near the cores; 4 and 16 MiB were slower on AVX2.
@@ -134,11 +136,22 @@ class _Permute(torch.autograd.Function):
         return gradient_ND.index_select(0, inverse_N), None, None
 
 
-def rotation(positions_N: Tensor, width: int, theta: float) -> Tensor:
-    """Unit complex numbers (N, width / 2) that rotate pair i of a position by position * theta^(-2i / width)."""
-    exponents = torch.arange(0, width, 2, device=positions_N.device, dtype=torch.float32) / width
-    angles = positions_N.float().unsqueeze(-1) * (1.0 / theta**exponents)
+def rotation(positions_N: Tensor, rotary: Rotary) -> Tensor:
+    """Unit complex numbers (N, R / 2) that rotate pair i of a position by position * theta^(-2i / R), or as scaled."""
+    exponents = torch.arange(0, rotary.width, 2, device=positions_N.device, dtype=torch.float32) / rotary.width
+    frequencies = 1.0 / rotary.theta**exponents
+    if rotary.scaling is not None:
+        frequencies = _scaled(frequencies, rotary.scaling)
+    angles = positions_N.float().unsqueeze(-1) * frequencies
     return torch.polar(torch.ones_like(angles), angles)
+
+
+def _scaled(frequencies: Tensor, scaling: Llama3Scaling) -> Tensor:
+    """Llama 3.1's long context: what turns slowly is stretched, what turns fast is kept, and a ramp lies between."""
+    turns = scaling.original_max_position_embeddings * frequencies / (2 * math.pi)
+    kept = (turns - scaling.low_freq_factor) / (scaling.high_freq_factor - scaling.low_freq_factor)
+    kept = kept.clamp(0.0, 1.0)
+    return frequencies * (kept + (1.0 - kept) / scaling.factor)
 
 
 def rotate(values_NR: Tensor, turns_N: Tensor) -> Tensor:
@@ -310,16 +323,15 @@ class LatentAttention(nn.Module):
         self.kv_a_layernorm = RMSNorm(config.kv_lora_rank)
         self.kv_b_proj = nn.Linear(config.kv_lora_rank, heads * expanded, bias=False)
         self.o_proj = nn.Linear(heads * config.v_head_dim, hidden, bias=False)
+        self.product: Callable[[Tensor, Tensor], Tensor] = F.linear  # `hanse.parallel.float8` puts another here
 
     def forward(self, x_ND: Tensor, turns_NR: Tensor, layout: Layout) -> Tensor:
         """Attend inside each document of a packed batch. Returns (N, D)."""
         query_NHQ, latent_NC, rope_NR = self._project(x_ND)
         out_NHV = self._attend(query_NHQ, latent_NC, rope_NR, turns_NR, layout)
-        return self.o_proj(out_NHV.flatten(1))
+        return self.product(out_NHV.flatten(1), self.o_proj.weight)
 
-    def cached(
-        self, x_ND: Tensor, turns_NR: Tensor, cache: LatentCache, *, layer: int, start: int, absorb: bool
-    ) -> Tensor:
+    def cached(self, x_ND: Tensor, turns_NR: Tensor, cache: Cache, *, layer: int, start: int, absorb: bool) -> Tensor:
         """Attend to the cache, after writing the latents of these tokens to it. All rows stand at `start`.
 
         Args:
@@ -339,22 +351,24 @@ class LatentAttention(nn.Module):
             query_BTHQ = query_NHQ.unflatten(0, (cache.rows, -1))
             turns_BTR = turns_NR.unflatten(0, (cache.rows, -1))
             out_NHV = self._attend_cached(query_BTHQ, turns_BTR, keys_BSX, absorb=absorb).flatten(0, 1)
-        return self.o_proj(out_NHV.flatten(1))
+        return self.product(out_NHV.flatten(1), self.o_proj.weight)
 
     def _project(self, x_ND: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries (N, H, Q), normalised latents (N, C) and the unrotated shared key part (N, R)."""
         config = self.config
         widths = (config.q_lora_rank, config.kv_lora_rank, config.qk_rope_head_dim)
         # One product for both: the concatenation is small beside it, and its backward saves a product and a sum.
-        down = F.linear(x_ND, torch.cat((self.q_a_proj.weight, self.kv_a_proj_with_mqa.weight)))
+        down = self.product(x_ND, torch.cat((self.q_a_proj.weight, self.kv_a_proj_with_mqa.weight)))
         query_latent, latent_NC, rope_NR = down.split(widths, -1)
-        query_NHQ = self.q_b_proj(self.q_a_layernorm(query_latent)).unflatten(-1, (-1, config.qk_head_dim))
+        query_N = self.product(self.q_a_layernorm(query_latent), self.q_b_proj.weight)
+        query_NHQ = query_N.unflatten(-1, (-1, config.qk_head_dim))
         return query_NHQ, self.kv_a_layernorm(latent_NC), rope_NR
 
     def _attend(
         self, query_NHQ: Tensor, latent_NC: Tensor, rope_NR: Tensor, turns_NR: Tensor, layout: Layout
     ) -> Tensor:
-        expanded_NHW = self.kv_b_proj(latent_NC).unflatten(-1, (self.config.num_attention_heads, -1))
+        expanded_N = self.product(latent_NC, self.kv_b_proj.weight)
+        expanded_NHW = expanded_N.unflatten(-1, (self.config.num_attention_heads, -1))
         return _attend_documents(query_NHQ, expanded_NHW, rope_NR, turns_NR, layout)
 
     def _attend_cached(self, query_BTHQ: Tensor, turns_BTR: Tensor, keys_BSX: Tensor, *, absorb: bool) -> Tensor:

@@ -1,6 +1,6 @@
-"""The latent cache: what multi-head latent attention keeps of the past.
+"""The cache: what attention keeps of the past.
 
-Legend: B rows, S capacity in tokens, X kv latent width + rope width.
+Legend: B rows, S capacity in tokens, X numbers of a token and layer.
 """
 
 from __future__ import annotations
@@ -9,11 +9,13 @@ import torch
 from torch import Tensor
 
 from hanse.errors import InputError
-from hanse.model.config import ModelConfig
 
 
-class LatentCache:
-    """`kv_lora_rank + qk_rope_head_dim` numbers a token and layer, for rows that all have the same length.
+class Cache:
+    """X numbers a token and layer, for rows that all have the same length.
+
+    What they are is the attention's business: the latent and a rotated key in `deepseek_v3`, keys and values in
+    `apertus`.
 
     Attributes:
         length: tokens held in each row. `Transformer.forward` sets it.
@@ -21,33 +23,31 @@ class LatentCache:
 
     def __init__(
         self,
-        config: ModelConfig,
+        layers: int,
         rows: int,
         *,
         capacity: int,
+        width: int,
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
     ) -> None:
-        width = config.kv_lora_rank + config.qk_rope_head_dim
-        self.latents = [
-            torch.empty(rows, capacity, width, device=device, dtype=dtype) for _ in range(config.num_hidden_layers)
-        ]
+        self._held = [torch.empty(rows, capacity, width, device=device, dtype=dtype) for _ in range(layers)]
         self.length = 0
 
     @property
     def rows(self) -> int:
         """Sequences held."""
-        return self.latents[0].shape[0]
+        return self._held[0].shape[0]
 
     @property
     def capacity(self) -> int:
         """Tokens that fit in a row."""
-        return self.latents[0].shape[1]
+        return self._held[0].shape[1]
 
     @property
     def bytes(self) -> int:
         """Memory held, in bytes."""
-        return sum(latent.numel() * latent.element_size() for latent in self.latents)
+        return sum(held.numel() * held.element_size() for held in self._held)
 
     def write(self, layer: int, start: int, values_NX: Tensor) -> Tensor:
         """Store (B * T, X) at positions start ... start + T - 1 and return everything up to there, (B, start + T, X).
@@ -55,16 +55,21 @@ class LatentCache:
         Raises:
             InputError: if the tokens do not fit.
         """
-        latent = self.latents[layer]
+        held_BSX = self._held[layer]
         values_BTX = values_NX.unflatten(0, (self.rows, -1))
         end = start + values_BTX.shape[1]
         if end > self.capacity:
-            raise InputError(
-                f"A text of {end} tokens exceeds the {self.capacity} that this conversation has room for; shorten it."
-            )
-        latent[:, start:end] = values_BTX.to(latent.dtype)
-        return latent[:, :end]
+            raise too_long(end, self.capacity)
+        held_BSX[:, start:end] = values_BTX.to(held_BSX.dtype)
+        return held_BSX[:, :end]
 
     def keep(self, rows: Tensor) -> None:
         """Keep only these rows, in this order, to drop finished sequences; a row may be repeated."""
-        self.latents = [latent[rows] for latent in self.latents]
+        self._held = [held[rows] for held in self._held]
+
+
+def too_long(tokens: int, capacity: int) -> InputError:
+    """What to say of a text that outgrows its cache."""
+    return InputError(
+        f"A text of {tokens} tokens exceeds the {capacity} that this conversation has room for; shorten it."
+    )

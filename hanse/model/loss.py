@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from hanse.errors import InputError
-from hanse.model.attention import Layout, rotation
+from hanse.model.attention import Layout
 from hanse.model.transformer import Transformer
 
 NOT_COUNTED = -100
@@ -21,11 +21,13 @@ _CHUNK = 1 << 21
 class _ChunkedCrossEntropy(torch.autograd.Function):
     """Summed cross entropy of hidden @ head.T; both gradients are made chunk by chunk while the logits are there.
 
-    So no logits are kept or recomputed, at the price of one head-sized buffer between forward and backward.
+    So no logits are kept or recomputed, at the price of one head-sized buffer between forward and backward. With
+    `z_weight`, the gradient is that of the loss plus z_weight * log(sum of exp(logits))^2, which keeps logits from
+    drifting (PaLM, arXiv:2204.02311, sec. 5); the loss that is returned stays the cross entropy.
     """
 
     @staticmethod
-    def forward(ctx, hidden_MD, head_VD, targets_M):
+    def forward(ctx, hidden_MD, head_VD, targets_M, z_weight):
         needs = ctx.needs_input_grad[0] or ctx.needs_input_grad[1]
         d_hidden = torch.empty_like(hidden_MD) if needs else None
         d_head = torch.zeros_like(head_VD, dtype=torch.float32) if needs else None
@@ -37,9 +39,12 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             hidden, target = hidden_MD[begin : begin + rows], targets_M[begin : begin + rows].unsqueeze(1)
             scores = torch.mm(hidden, head_VD.T, out=buffer_MV[: len(hidden)])
             wide = scores.float()
+            log_sum_M1 = torch.logsumexp(wide, -1, keepdim=True) if z_weight else None
             probabilities = torch.softmax(wide, -1, out=wide)
             total += _negative_log(probabilities, target, hidden, head_VD)
             if d_hidden is not None and d_head is not None:
+                if log_sum_M1 is not None:
+                    probabilities.mul_(1 + 2 * z_weight * log_sum_M1)
                 probabilities.scatter_add_(1, target, torch.full_like(target, -1, dtype=torch.float32))
                 d_scores = probabilities.to(head_VD.dtype)
                 torch.mm(d_scores, head_VD, out=d_hidden[begin : begin + rows])
@@ -54,7 +59,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
     @staticmethod
     def backward(ctx, gradient):
         d_hidden, d_head = ctx.saved_tensors
-        return d_hidden * gradient, d_head * gradient, None
+        return d_hidden * gradient, d_head * gradient, None, None
 
 
 def _negative_log(probabilities_MV: Tensor, target_M1: Tensor, hidden_MD: Tensor, head_VD: Tensor) -> Tensor:
@@ -71,13 +76,16 @@ def _negative_log(probabilities_MV: Tensor, target_M1: Tensor, hidden_MD: Tensor
     return losses_M.sum(dtype=torch.float64)
 
 
-def next_token_loss(model: Transformer, hidden_BTD: Tensor, targets_BT: Tensor) -> tuple[Tensor, int]:
+def next_token_loss(
+    model: Transformer, hidden_BTD: Tensor, targets_BT: Tensor, *, z_weight: float = 0.0
+) -> tuple[Tensor, int]:
     """Cross entropy in nats, summed over counted positions, and their number.
 
     Args:
         model: gives the output head.
         hidden_BTD: what `model.forward` returned.
         targets_BT: the token that each position should predict; -100 is not counted.
+        z_weight: of the z-loss, which moves the gradient only.
 
     Raises:
         InputError: if no position is counted: a mean over nothing would silently be NaN.
@@ -97,7 +105,7 @@ def next_token_loss(model: Transformer, hidden_BTD: Tensor, targets_BT: Tensor) 
     if torch.is_autocast_enabled(device):
         dtype = torch.get_autocast_dtype(device)
         hidden_MD, head_VD = hidden_MD.to(dtype), head_VD.to(dtype)
-    return _ChunkedCrossEntropy.apply(hidden_MD, head_VD, targets_N), count
+    return _ChunkedCrossEntropy.apply(hidden_MD, head_VD, targets_N, z_weight), count
 
 
 def multi_token_loss(
@@ -128,11 +136,47 @@ def multi_token_loss(
     if documents_BT is not None:
         documents = documents_BT[:, :-1]
         targets = targets.masked_fill(documents_BT[:, 1:] != documents, NOT_COUNTED)
-    if not bool((targets != NOT_COUNTED).any()):
+    if not targets.numel():  # rows of one token
         return hidden_BTD.sum() * 0.0, 0
     next_tokens = tokens_BT[:, 1:]
     layout = Layout.of(next_tokens, documents)
-    turns_NR = rotation(layout.positions_N, model.config.qk_rope_head_dim, model.config.rope_theta)
+    turns_NR = model.turns(layout.positions_N)
     embedded_ND = F.embedding(layout.pack(next_tokens), model.embed_tokens)
     predicted_ND = model.mtp(layout.pack(hidden_BTD[:, :-1]), embedded_ND, turns_NR, layout)
+    if not bool((targets != NOT_COUNTED).any()):
+        return predicted_ND.sum() * 0.0, 0
     return next_token_loss(model, layout.unpack(predicted_ND, next_tokens.shape), targets)
+
+
+def further_counted(targets_BT: Tensor, documents_BT: Tensor) -> int:
+    """How many positions `multi_token_loss` counts."""
+    is_counted = (targets_BT[:, 1:] != NOT_COUNTED) & (documents_BT[:, 1:] == documents_BT[:, :-1])
+    return int(is_counted.sum())
+
+
+class Objective(nn.Module):
+    """The model together with its loss: all that reads a weight in training lies inside this one forward.
+
+    Sharding needs that: a weight is whole only between the forward and the backward of the module that was sharded.
+    """
+
+    def __init__(self, model: Transformer, *, z_weight: float = 0.0) -> None:
+        super().__init__()
+        self.model, self.z_weight = model, z_weight
+
+    def forward(
+        self, tokens_BT: Tensor, targets_BT: Tensor, documents_BT: Tensor, *, with_mtp: bool
+    ) -> tuple[Tensor, Tensor]:
+        """Summed losses in nats of the next token and, `with_mtp`, of the one after it (else 0).
+
+        A batch without a counted position gives zeros with zero gradients for the same weights as any other, since
+        ranks that compute together must agree on which weights have a gradient.
+        """
+        hidden_BTD = self.model(tokens_BT, documents_BT)
+        if bool((targets_BT != NOT_COUNTED).any()):
+            loss_sum, _ = next_token_loss(self.model, hidden_BTD, targets_BT, z_weight=self.z_weight)
+        else:
+            loss_sum = hidden_BTD.sum() * 0.0 + self.model.head_VD.sum() * 0.0
+        if not with_mtp:
+            return loss_sum, loss_sum.new_zeros(())
+        return loss_sum, multi_token_loss(self.model, hidden_BTD, tokens_BT, targets_BT, documents_BT)[0]

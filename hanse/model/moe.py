@@ -5,7 +5,7 @@ Legend: N tokens, D hidden, E experts, K experts a token, S = N * K chosen pairs
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -80,7 +80,7 @@ class _Experts(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x_ND, weights_NK, experts_NK, gate_up_E2FD, down_EDF):
-        order_S, inverse_NK, counts_E = _sort(experts_NK, down_EDF.shape[0])
+        order_S, inverse_NK, counts_E = sort_by_expert(experts_NK, down_EDF.shape[0])
         counts = counts_E.tolist()
         tokens_S = order_S // experts_NK.shape[1]
         weights_S1 = weights_NK.flatten()[order_S].unsqueeze(1).to(x_ND.dtype)
@@ -121,7 +121,7 @@ class _Experts(torch.autograd.Function):
         return F.embedding_bag(inverse_NK, d_x_SD, mode="sum"), d_weights.float(), None, d_gate_up, d_down
 
 
-class _ToExperts(torch.autograd.Function):
+class ToExperts(torch.autograd.Function):
     """Rows of x in expert order (S, D); the backward sums each token's K gradients by a gather."""
 
     @staticmethod
@@ -134,7 +134,7 @@ class _ToExperts(torch.autograd.Function):
         return F.embedding_bag(ctx.saved_tensors[0], gradient_SD, mode="sum"), None, None
 
 
-class _FromExperts(torch.autograd.Function):
+class FromExperts(torch.autograd.Function):
     """Sum of each token's K rows (N, D); the backward is a gather."""
 
     @staticmethod
@@ -149,18 +149,18 @@ class _FromExperts(torch.autograd.Function):
 
 def _grouped(x_ND: Tensor, weights_NK: Tensor, experts_NK: Tensor, gate_up_E2FD: Tensor, down_EDF: Tensor) -> Tensor:
     """What `_Experts` computes, with one grouped product for all experts and without waiting for the counts."""
-    order_S, inverse_NK, counts_E = _sort(experts_NK, down_EDF.shape[0])
+    order_S, inverse_NK, counts_E = sort_by_expert(experts_NK, down_EDF.shape[0])
     tokens_S = order_S // experts_NK.shape[1]
     # grouped_mm reads int32 offsets only.
     ends_E = counts_E.cumsum(0).to(torch.int32)
     weights_S1 = weights_NK.flatten()[order_S].unsqueeze(1).to(x_ND.dtype)
-    rows_SD = _ToExperts.apply(x_ND, tokens_S, inverse_NK)
+    rows_SD = ToExperts.apply(x_ND, tokens_S, inverse_NK)
     pairs_S2F = F.grouped_mm(rows_SD, gate_up_E2FD.flatten(1, 2).mT, offs=ends_E)
     out_SD = F.grouped_mm(_Swiglu.apply(pairs_S2F) * weights_S1, down_EDF.mT, offs=ends_E)
-    return _FromExperts.apply(out_SD, tokens_S, inverse_NK)
+    return FromExperts.apply(out_SD, tokens_S, inverse_NK)
 
 
-def _sort(experts_NK: Tensor, experts: int) -> tuple[Tensor, Tensor, Tensor]:
+def sort_by_expert(experts_NK: Tensor, experts: int) -> tuple[Tensor, Tensor, Tensor]:
     """Order of the chosen pairs by expert (S), its inverse (N, K), and pairs per expert."""
     flat_S = experts_NK.flatten()
     order_S = torch.sort(flat_S, stable=True).indices
@@ -184,13 +184,14 @@ class Dense(nn.Module):
         super().__init__()
         self.gate_up = nn.Parameter(torch.empty(2, width, hidden))
         self.down = nn.Parameter(torch.empty(hidden, width))
+        self.product: Callable[[Tensor, Tensor], Tensor] = F.linear  # `hanse.parallel.float8` puts another here
 
     def forward(self, x_ND: Tensor) -> Tensor:
-        pair_N2F = F.linear(x_ND, self.gate_up.flatten(0, 1))
+        pair_N2F = self.product(x_ND, self.gate_up.flatten(0, 1))
         if torch.compiler.is_compiling():
             gate, up = pair_N2F.chunk(2, -1)
-            return F.linear(F.silu(gate) * up, self.down)
-        return F.linear(_Swiglu.apply(pair_N2F), self.down)
+            return self.product(F.silu(gate) * up, self.down)
+        return self.product(_Swiglu.apply(pair_N2F), self.down)
 
 
 class Router(nn.Module):
@@ -209,15 +210,36 @@ class Router(nn.Module):
         self.weight = nn.Parameter(torch.empty(config.n_routed_experts, config.hidden_size))
         self.register_buffer("e_score_correction_bias", torch.zeros(config.n_routed_experts))
         self.register_buffer("counts_E", torch.zeros(config.n_routed_experts, dtype=torch.int64), persistent=False)
+        self.is_counting = True  # not while a forward is computed a second time for its activations
 
     def forward(self, x_ND: Tensor) -> Routing:
         with torch.autocast(x_ND.device.type, enabled=False):
             scores_NE = F.linear(x_ND.float(), self.weight.float()).sigmoid()
             routing = route(scores_NE, self.e_score_correction_bias, self.config)
-        if self.training:
+        if self.training and self.is_counting:
             chosen_S = routing.experts_NK.flatten()
             self.counts_E.scatter_add_(0, chosen_S, torch.ones_like(chosen_S))
         return routing
+
+
+class RoutedExperts(nn.Module):
+    """The stacks of all routed experts.
+
+    Attributes:
+        gate_up, down: (E, 2, F, D) and (E, D, F).
+        compute: how their part of the sum is found, `compute_experts` on one device; `hanse.parallel.expert` puts its
+            own here, which asks other ranks.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        experts, hidden, width = config.n_routed_experts, config.hidden_size, config.moe_intermediate_size
+        self.gate_up = nn.Parameter(torch.empty(experts, 2, width, hidden))
+        self.down = nn.Parameter(torch.empty(experts, hidden, width))
+        self.compute: Callable[[Tensor, Routing, Tensor, Tensor], Tensor] = compute_experts
+
+    def forward(self, x_ND: Tensor, routing: Routing) -> Tensor:
+        return self.compute(x_ND, routing, self.gate_up, self.down)
 
 
 class Experts(nn.Module):
@@ -225,19 +247,16 @@ class Experts(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        experts, hidden, width = config.n_routed_experts, config.hidden_size, config.moe_intermediate_size
         self.gate = Router(config)
-        self.gate_up = nn.Parameter(torch.empty(experts, 2, width, hidden))
-        self.down = nn.Parameter(torch.empty(experts, hidden, width))
-        self.shared_experts = Dense(hidden, width * config.n_shared_experts)
+        self.experts = RoutedExperts(config)
+        self.shared_experts = Dense(config.hidden_size, config.moe_intermediate_size * config.n_shared_experts)
 
     def forward(self, x_ND: Tensor) -> Tensor:
-        routing = self.gate(x_ND)
-        return _routed(x_ND, routing, self.gate_up, self.down) + self.shared_experts(x_ND)
+        return self.experts(x_ND, self.gate(x_ND)) + self.shared_experts(x_ND)
 
 
 @torch.compiler.disable  # how many tokens an expert gets is only known at run time
-def _routed(x_ND: Tensor, routing: Routing, gate_up_E2FD: Tensor, down_EDF: Tensor) -> Tensor:
+def compute_experts(x_ND: Tensor, routing: Routing, gate_up_E2FD: Tensor, down_EDF: Tensor) -> Tensor:
     """The routed experts' part of the sum, in autocast's dtype where it is on: autocast does not look inside."""
     operands = [x_ND, gate_up_E2FD, down_EDF]
     if torch.is_autocast_enabled(x_ND.device.type):

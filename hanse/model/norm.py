@@ -28,21 +28,22 @@ class _RMSNorm(torch.autograd.Function):
         normal = x_ND.float() * scale_N1
         product = gradient * normal
         d_weight = product.sum(tuple(range(product.ndim - 1)))
-        along_N1 = (product @ weight_D.unsqueeze(-1)).div_(-normal.shape[-1])
+        along_N1 = (product @ weight_D.float().unsqueeze(-1)).div_(-normal.shape[-1])
         d_x = torch.addcmul(gradient * weight_D, normal, along_N1).mul_(scale_N1)
         return d_x.to(x_ND.dtype), d_weight, None
 
 
 class RMSNorm(nn.Module):
-    """x / sqrt(mean(x^2) + 1e-6) * weight, in float32 (Zhang and Sennrich, arXiv:1910.07467)."""
+    """x / sqrt(mean(x^2) + epsilon) * weight, in float32 (Zhang and Sennrich, arXiv:1910.07467)."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, epsilon: float = 1e-6) -> None:
         super().__init__()
+        self.epsilon = epsilon
         self.weight = nn.Parameter(torch.ones(width))
 
     def forward(self, x_ND: Tensor) -> Tensor:
         if torch.compiler.is_compiling():  # the compiler fuses the plain formula better than it traces ours
             wide = x_ND.float()
-            scale_N1 = (wide.square().mean(-1, keepdim=True) + 1e-6).rsqrt()
+            scale_N1 = (wide.square().mean(-1, keepdim=True) + self.epsilon).rsqrt()
             return (wide * scale_N1 * self.weight).to(x_ND.dtype)
-        return _RMSNorm.apply(x_ND, self.weight, 1e-6)
+        return _RMSNorm.apply(x_ND, self.weight, self.epsilon)

@@ -1,4 +1,5 @@
-"""DeepSeek-V3 (arXiv:2412.19437): blocks of latent attention and experts, and the optional multi-token block.
+"""The model: embedding, blocks of one family, norm and head. Here the block of DeepSeek-V3 (arXiv:2412.19437), with
+latent attention and experts, and the optional multi-token block; that of Apertus is in `apertus`.
 
 Legend: B batch, T positions, N = B * T packed tokens, D hidden, R rope width, E experts.
 
@@ -8,17 +9,19 @@ or more axes is a stack of matrices over its leading axes (experts, then gate an
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from hanse.model.apertus import FIRST_SLOPES, XIELU, ApertusBlock
 from hanse.model.attention import LatentAttention, Layout, rotation
-from hanse.model.cache import LatentCache
-from hanse.model.config import ModelConfig
+from hanse.model.cache import Cache
+from hanse.model.config import ApertusConfig, Config, ModelConfig
 from hanse.model.moe import Dense, Experts, Router
 from hanse.model.norm import RMSNorm
 
@@ -61,9 +64,7 @@ class Block(nn.Module):
         x_ND = x_ND + self.self_attn(self.input_layernorm(x_ND), turns_NR, layout)
         return x_ND + self.mlp(self.post_attention_layernorm(x_ND))
 
-    def cached(
-        self, x_ND: Tensor, turns_NR: Tensor, cache: LatentCache, *, layer: int, start: int, absorb: bool
-    ) -> Tensor:
+    def cached(self, x_ND: Tensor, turns_NR: Tensor, cache: Cache, *, layer: int, start: int, absorb: bool) -> Tensor:
         """The same with the past in `cache`."""
         attended = self.self_attn.cached(
             self.input_layernorm(x_ND), turns_NR, cache, layer=layer, start=start, absorb=absorb
@@ -92,18 +93,30 @@ class MultiTokenBlock(nn.Module):
 
 
 class Transformer(nn.Module):
-    """The model. Weights are uninitialised until `init_weights` or `hf.load`."""
+    """A language model. Weights are uninitialised until `init_weights` or `hf.load`.
 
-    def __init__(self, config: ModelConfig) -> None:
+    Training, evaluation and serving use nothing of a model but what this class says, so that another way to compute
+    one (`foreign`) can stand in its place.
+    """
+
+    config: Config
+    mtp: MultiTokenBlock | None
+
+    def __init__(self, config: ModelConfig | ApertusConfig) -> None:
         super().__init__()
         self.config = config.check()
+        self.rotary, self.cache_width = config.rotary, config.cache_width
+        self.initializer_range = config.initializer_range
         self.embed_tokens = nn.Parameter(torch.empty(config.vocab_size, config.hidden_size))
-        self.layers = nn.ModuleList(Block(config, layer) for layer in range(config.num_hidden_layers))
-        self.norm = RMSNorm(config.hidden_size)
+        self.layers = nn.ModuleList(_block(config, layer) for layer in range(config.num_hidden_layers))
+        self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.lm_head: nn.Parameter | None = None
         if not config.tie_word_embeddings:
             self.lm_head = nn.Parameter(torch.empty(config.vocab_size, config.hidden_size))
-        self.mtp = MultiTokenBlock(config) if config.num_nextn_predict_layers else None
+        self.mtp = None
+        if isinstance(config, ModelConfig) and config.num_nextn_predict_layers:
+            self.mtp = MultiTokenBlock(config)
+        self.init_seed = 0
 
     @property
     def head_VD(self) -> Tensor:
@@ -115,7 +128,7 @@ class Transformer(nn.Module):
         tokens_BT: Tensor,
         documents_BT: Tensor | None = None,
         *,
-        cache: LatentCache | None = None,
+        cache: Cache | None = None,
         start: int = 0,
         absorb: bool | None = None,
     ) -> Tensor:
@@ -137,24 +150,44 @@ class Transformer(nn.Module):
                 raise ValueError("documents and a cache cannot be used together")
             return self._forward_cached(tokens_BT, cache, start, absorb)
         layout = Layout.of(tokens_BT, documents_BT)
-        turns_NR = rotation(layout.positions_N, self.config.qk_rope_head_dim, self.config.rope_theta)
+        turns_NR = self.turns(layout.positions_N)
         x_ND = F.embedding(layout.pack(tokens_BT), self.embed_tokens)
         for block in self.layers:
             x_ND = block(x_ND, turns_NR, layout)
         return layout.unpack(self.norm(x_ND), tokens_BT.shape)
 
-    def _forward_cached(self, tokens_BT: Tensor, cache: LatentCache, start: int, absorb: bool | None) -> Tensor:
+    def _forward_cached(self, tokens_BT: Tensor, cache: Cache, start: int, absorb: bool | None) -> Tensor:
         if not 0 <= start <= cache.length:
             raise ValueError(f"start {start} lies outside the cache, which holds {cache.length} tokens")
         rows, length = tokens_BT.shape
         absorb = (start > 0 and length <= _ABSORB_UP_TO) if absorb is None else absorb
         positions_N = torch.arange(start, start + length, device=tokens_BT.device).repeat(rows)
-        turns_NR = rotation(positions_N, self.config.qk_rope_head_dim, self.config.rope_theta)
+        turns_NR = self.turns(positions_N)
         x_ND = F.embedding(tokens_BT.flatten(), self.embed_tokens)
-        for layer, block in enumerate(cast(Iterable[Block], self.layers)):
+        for layer, block in enumerate(cast(Iterable[Block | ApertusBlock], self.layers)):
             x_ND = block.cached(x_ND, turns_NR, cache, layer=layer, start=start, absorb=absorb)
         cache.length = start + length
         return self.norm(x_ND).view(rows, length, -1)
+
+    def turns(self, positions_N: Tensor) -> Tensor:
+        """What rotates heads at these positions of their documents: unit complex numbers (N, R / 2)."""
+        return rotation(positions_N, self.rotary)
+
+    def new_cache(self, rows: int, *, capacity: int) -> Cache:
+        """An empty cache for `forward`, where the model is and in its precision.
+
+        Args:
+            rows: texts that are generated together.
+            capacity: tokens that each may have, prompt included.
+        """
+        return Cache(
+            len(self.layers),
+            rows,
+            capacity=capacity,
+            width=self.cache_width,
+            device=self.embed_tokens.device,
+            dtype=self.embed_tokens.dtype,
+        )
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Float32 scores (..., V) over the vocabulary for hidden states (..., D) of `forward`."""
@@ -162,24 +195,72 @@ class Transformer(nn.Module):
 
     @torch.no_grad()
     def init_weights(self, generator: torch.Generator | None = None) -> Transformer:
-        """Draw all matrices from N(0, initializer_range), norms 1, router biases 0. Returns itself.
+        """Set all weights to what `first_weights` draws, router biases to 0. Returns itself.
 
-        The draw depends only on the generator's state and the config: parameters are visited in definition order.
+        The draw depends only on the generator's state and the names and shapes of the parameters. A model on the meta
+        device just remembers the seed, for whoever gives it memory.
         """
-        for parameter in self.parameters():
-            if parameter.ndim == 1:
-                parameter.fill_(1.0)
-            else:
-                parameter.normal_(0.0, self.config.initializer_range, generator=generator)
+        self.init_seed = int(torch.randint(2**62, (), generator=generator))
+        for name, parameter in self.named_parameters():
+            if not parameter.is_meta:
+                parameter.copy_(self.first_weights(name, parameter.shape))
+        self.reset_buffers()
+        return self
+
+    @torch.no_grad()
+    def reset_buffers(self) -> None:
+        """Set all that is kept and not trained to what it starts as: router biases and counts to 0, constants."""
         for router in self.routers().values():
             router.e_score_correction_bias.zero_()
             router.counts_E.zero_()
-        return self
+        for module in self.modules():
+            if isinstance(module, XIELU):
+                module.reset_buffers()
+
+    def first_weights(self, name: str, shape: torch.Size, rows: range | None = None) -> Tensor:
+        """What a parameter starts as: matrices from N(0, initializer_range), norms 1, slopes 0.8. On the CPU, float32.
+
+        Every matrix has a seed of its own, from `init_seed`, its name and its place in a stack, so that a rank which
+        keeps some experts of a stack draws only these.
+
+        Args:
+            name, shape: of the whole parameter.
+            rows: which part of the first axis; all of it by default.
+        """
+        rows = range(shape[0]) if rows is None else rows
+        if len(shape) == 1:
+            return torch.full((len(rows),), FIRST_SLOPES.get(name.rpartition(".")[2], 1.0))
+        if len(shape) == 2:
+            return self._draw(name, shape)[rows.start : rows.stop]
+        return torch.stack([self._draw(f"{name}.{row}", shape[1:]) for row in rows])
+
+    def _draw(self, name: str, shape: torch.Size) -> Tensor:
+        digest = hashlib.sha256(f"{self.init_seed} {name}".encode()).digest()
+        generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+        return torch.empty(shape, device="cpu").normal_(0.0, self.initializer_range, generator=generator)
+
+    def blank(self) -> Transformer:
+        """A model of the same shapes on the CPU, its weights still to be set."""
+        return Transformer(cast(ModelConfig | ApertusConfig, self.config))
 
     def routers(self) -> dict[int, Router]:
         """Routers by block number; the multi-token block counts as block `num_hidden_layers`."""
         blocks = [*self.layers, *([self.mtp.block] if self.mtp is not None else [])]
         return {number: block.mlp.gate for number, block in enumerate(blocks) if isinstance(block.mlp, Experts)}
+
+    @torch.no_grad()
+    def grow_vocabulary(self, vocab_size: int) -> None:
+        """Add rows to embedding and head, each the mean of those that are there; nothing if there are enough.
+
+        New tokens then start as the average token, which a model ranks as no special one (J. Hewitt, "Initializing New
+        Word Embeddings for Pretrained Language Models", 2021).
+        """
+        if vocab_size <= self.config.vocab_size:
+            return
+        self.embed_tokens = nn.Parameter(grown(self.embed_tokens, vocab_size))
+        if self.lm_head is not None:
+            self.lm_head = nn.Parameter(grown(self.lm_head, vocab_size))
+        self.config = replace(cast(ModelConfig | ApertusConfig, self.config), vocab_size=vocab_size)
 
     @torch.no_grad()
     def update_router_bias(self, rate: float) -> list[RouterLoad]:
@@ -202,3 +283,13 @@ class Transformer(nn.Module):
                 loads.append(RouterLoad(layer, int(total), violation, int((counts_E == 0).sum())))
             router.counts_E.zero_()
         return loads
+
+
+def _block(config: ModelConfig | ApertusConfig, layer: int) -> Block | ApertusBlock:
+    return ApertusBlock(config) if isinstance(config, ApertusConfig) else Block(config, layer)
+
+
+def grown(rows_VD: Tensor, count: int) -> Tensor:
+    """The rows, and behind them their mean as often as it takes to make `count`."""
+    mean_1D = rows_VD.mean(0, keepdim=True, dtype=torch.float64).to(rows_VD.dtype)
+    return torch.cat((rows_VD, mean_1D.expand(count - len(rows_VD), -1)))

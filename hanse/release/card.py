@@ -93,7 +93,11 @@ def _front_matter(facts: Facts) -> str:
     # Quoted, because a bare `no` is false in YAML.
     lines += ["language:", *(f"- {json.dumps(code)}" for code in facts.languages)]
     lines += ["library_name: transformers", "pipeline_tag: text-generation", "tags:"]
-    tags = ["deepseek_v3", "hanse", *(["multilingual"] if len(facts.languages) > 1 else [])]
+    tags = [
+        str(facts.config.get("model_type", NOT_RECORDED)),
+        "hanse",
+        *(["multilingual"] if len(facts.languages) > 1 else []),
+    ]
     tags += ["conversational"] if facts.is_chat else []
     return "\n".join([*lines, *(f"- {tag}" for tag in tags), "---"])
 
@@ -105,23 +109,16 @@ def _introduction(facts: Facts) -> str:
 
 def _glance(facts: Facts) -> str:
     config = facts.config
-    dense = min(config["first_k_dense_replace"], config["num_hidden_layers"])
-    experts = (
-        f"{config['num_hidden_layers'] - dense} of them with {config['n_routed_experts']} routed experts, "
-        f"{config['num_experts_per_tok']} at work on each token, and {config['n_shared_experts']} shared"
-        if dense < config["num_hidden_layers"]
-        else "all dense"
-    )
     active = NOT_RECORDED if facts.active_parameters is None else f"{facts.active_parameters:,}"
     devices = sorted({str(step.get("runtime", {}).get("device_name", NOT_RECORDED)) for step in facts.training})
     energy, seconds = total(facts.training, "energy_wh"), total(facts.training, "seconds")
     rows = [
         ("languages", ", ".join(_language(code) for code in facts.languages)),
         ("licence of the weights", facts.licence),
-        ("architecture", f"deepseek_v3: {config['num_hidden_layers']} layers, {experts}; latent attention"),
+        ("architecture", _architecture(config)),
         ("parameters", f"{facts.parameters:,}, of which {active} are at work on a token"),
-        ("vocabulary", f"{config['vocab_size']:,} tokens"),
-        ("longest context", f"{config['max_position_embeddings']:,} tokens"),
+        ("vocabulary", _number(config.get("vocab_size"), "tokens")),
+        ("longest context", _number(config.get("max_position_embeddings"), "tokens")),
         ("training", _number(total(facts.training, "tokens"), "tokens")),
         ("computation", _number(total(facts.training, "flop"), "FLOP")),
         ("time", _number(None if seconds is None else round(seconds), "seconds")),
@@ -130,6 +127,24 @@ def _glance(facts: Facts) -> str:
         ("contact", facts.contact or NOT_RECORDED),
     ]
     return "\n".join(["| | |", "|---|---|", *(f"| {name} | {cell(value)} |" for name, value in rows)])
+
+
+def _architecture(config: Mapping[str, Any]) -> str:
+    """The family, and what of it a reader of the card can use."""
+    family, layers = config.get("model_type", NOT_RECORDED), config.get("num_hidden_layers", NOT_RECORDED)
+    if family == "apertus":
+        heads, keys = config["num_attention_heads"], config["num_key_value_heads"]
+        return f"apertus: {layers} layers, all dense; {heads} query heads share {keys} of keys and values"
+    if family != "deepseek_v3":
+        return f"{family}: {layers} layers"
+    dense = min(config["first_k_dense_replace"], layers)
+    if dense == layers:
+        return f"deepseek_v3: {layers} layers, all dense; latent attention"
+    return (
+        f"deepseek_v3: {layers} layers, {layers - dense} of them with {config['n_routed_experts']} routed experts, "
+        f"{config['num_experts_per_tok']} at work on each token, and {config['n_shared_experts']} shared; "
+        "latent attention"
+    )
 
 
 def _scores(facts: Facts) -> str:

@@ -1,4 +1,5 @@
-"""The export contract: what a `deepseek_v3` folder has to say so that every runtime reads the same model.
+"""The export contract: what a `deepseek_v3` folder has to say so that every runtime reads the same model. The other
+families' is in `families`.
 
 Each rule is here because a runtime failed without it, often with wrong text and no error. Nothing is loaded: the rules
 are checked on `config.json`, on the header of the safetensors file, and on the tokenizer's files.
@@ -14,13 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from hanse.errors import InputError
+from hanse.model.config.opening import FAMILY_KEY
+from hanse.release.families import apertus_problems, foreign_problems
 
 CONFIG, WEIGHTS, TEMPLATE, TOKENIZER = "config.json", "model.safetensors", "chat_template.jinja", "tokenizer.json"
 #: The safetensors format allows no larger header.
 LARGEST_HEADER_BYTES = 100_000_000
 
 _EXACT: dict[str, tuple[object, str]] = {
-    "model_type": ("deepseek_v3", "only this architecture is exported"),
     "topk_method": ("noaux_tc", "vLLM and SGLang do not find the router bias without it"),
     "scoring_func": ("sigmoid", "llama.cpp would route by softmax without saying so"),
     "moe_router_dtype": ("float32", "vLLM would route in the model's precision"),
@@ -73,9 +75,15 @@ def export_problems(folder: Path) -> list[str]:
         header = read_header(folder / WEIGHTS)
     except InputError as error:
         return [str(error).rstrip(".")]
-    problems = list(_config_problems(config))
-    if not problems:
-        problems += _weight_problems(config, header)
+    family = config.get("model_type")
+    if family == "deepseek_v3" and config.get(FAMILY_KEY) is None:
+        problems = list(_config_problems(config))
+        if not problems:
+            problems += _weight_problems(config, header)
+    elif family == "apertus" and config.get(FAMILY_KEY) is None:
+        problems = apertus_problems(config, header)
+    else:
+        problems = foreign_problems(config, header)
     return problems + list(_tokenizer_problems(folder, config))
 
 

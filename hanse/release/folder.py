@@ -195,7 +195,7 @@ def _facts(
     key: ec.EllipticCurvePrivateKey,
 ) -> Facts:
     config = read_json(work.folder / CONFIG)
-    parameters, active = _parameters(config, work.folder / WEIGHTS)
+    parameters, active = _parameters(work.folder / WEIGHTS)
     training = [artifact for artifact in ancestors if artifact.kind == "model"]
     return Facts(
         name=recipe_name,
@@ -216,12 +216,12 @@ def _facts(
     )
 
 
-def _parameters(config: Mapping[str, Any], weights: Path) -> tuple[int, int | None]:
+def _parameters(weights: Path) -> tuple[int, int | None]:
     """Trained numbers, and how many of them work on a token; a head trained tied is written twice but counts once."""
-    from hanse.model.config import ModelConfig
+    from hanse.model.config import open_config
 
     try:
-        sizes = ModelConfig.from_hf(config)
+        sizes = open_config(weights.parent)
     except InputError:
         return read_header(weights).parameters, None
     return sizes.parameters(), sizes.active_parameters()

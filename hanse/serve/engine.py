@@ -1,4 +1,4 @@
-"""Generation with the latent KV cache: one stream for a person, many short answers at once for an evaluation.
+"""Generation with a cache: one stream for a person, many short answers at once for an evaluation.
 
 Everything is computed in float32, whatever the training used: greedy text then equals that of transformers on the
 released folder, and a near tie does not fall differently from machine to machine.
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from hanse.errors import InputError
 from hanse.model import hf
-from hanse.model.cache import LatentCache
+from hanse.model.cache import Cache
 from hanse.model.transformer import Transformer
 from hanse.runtime import Runtime
 from hanse.serve.detokenize import Detokenizer, StopStrings
@@ -57,7 +57,7 @@ class Engine:
         check(temperature=temperature, top_p=top_p)
         room = self._room(ids)
         generator = torch.Generator().manual_seed(seed)
-        cache = self._cache(rows=1, length=min(len(ids) + max_tokens, self.context))
+        cache = self.model.new_cache(1, capacity=min(len(ids) + max_tokens, self.context))
         logits_BV = self._forward(torch.tensor([list(ids)], device=self.device), cache, start=0)
         for position in range(len(ids), len(ids) + min(max_tokens, room)):
             token_id = sample(logits_BV[0], temperature=temperature, top_p=top_p, generator=generator)
@@ -130,7 +130,7 @@ class Engine:
         if not members:
             return
         position = len(prompts[members[0]])
-        cache = self._cache(rows=len(members), length=position + max(limits[index] for index in members))
+        cache = self.model.new_cache(len(members), capacity=position + max(limits[index] for index in members))
         tokens_BT = torch.tensor([list(prompts[index]) for index in members], device=self.device)
         logits_BV = self._forward(tokens_BT, cache, start=0)
         while True:
@@ -151,13 +151,10 @@ class Engine:
             logits_BV = self._forward(torch.tensor(chosen, device=self.device)[:, None], cache, start=position)
             position += 1
 
-    def _forward(self, tokens_BT: Tensor, cache: LatentCache, *, start: int) -> Tensor:
+    def _forward(self, tokens_BT: Tensor, cache: Cache, *, start: int) -> Tensor:
         """Logits of the last position, (B, V) float32."""
         hidden_BTD = self.model(tokens_BT, cache=cache, start=start)
         return self.model.logits(hidden_BTD[:, -1])
-
-    def _cache(self, *, rows: int, length: int) -> LatentCache:
-        return LatentCache(self.model.config, rows, capacity=length, device=self.device)
 
     def _room(self, ids: Sequence[int]) -> int:
         """Tokens that still fit behind a prompt."""

@@ -53,7 +53,7 @@ def full_disk(error: BaseException, root: Path, ref: str, folder: Path) -> Input
     Libraries wrap the operating system's error in their own types (safetensors, pyarrow, torch), so the chain of causes
     and the text are searched too.
     """
-    if isinstance(error, InputError) or not _is_full_disk(error):
+    if isinstance(error, InputError) or not is_full_disk(error):
         return None
     written = sum(f.lstat().st_size for f in folder.rglob("*") if f.is_file()) if folder.is_dir() else 0
     try:
@@ -66,7 +66,7 @@ def full_disk(error: BaseException, root: Path, ref: str, folder: Path) -> Input
     )
 
 
-def _is_full_disk(error: BaseException | None) -> bool:
+def is_full_disk(error: BaseException | None) -> bool:
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         seen.add(id(error))

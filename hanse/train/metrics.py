@@ -34,6 +34,7 @@ class Summary:
         flop: floating-point operations of the model, forward and backward.
         peak_memory_bytes: of this process.
         skipped: steps that the guard dropped.
+        rollbacks: each time the run went back to a checkpoint: why, from where, to where, which data was left out.
     """
 
     steps: int
@@ -46,30 +47,43 @@ class Summary:
     flop: int
     peak_memory_bytes: int
     skipped: int
+    rollbacks: list[dict[str, Any]]
 
 
 class MetricsLog:
     """Appends one JSON object a step to a file that survives the process.
 
     Args:
-        path: the file; made if absent.
+        path: the file; made if absent. None keeps nothing: another rank writes it.
         keep_steps: on resume, lines of later steps are cut off: they are about to happen again.
     """
 
-    def __init__(self, path: Path, *, keep_steps: int) -> None:
+    def __init__(self, path: Path | None, *, keep_steps: int) -> None:
         self.path = path
-        self.rows = [row for row in read_rows(path) if row["step"] <= keep_steps]
+        self.rows: list[dict[str, Any]] = read_rows(path) if path else []
+        self._file: TextIO | None = None
+        self.cut(keep_steps)
+
+    def cut(self, keep_steps: int) -> None:
+        """Drop the lines of later steps. Raises InputError if the disk is full."""
+        self.rows = [row for row in self.rows if row["step"] <= keep_steps]
+        if self.path is None:
+            return
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            partial = path.with_suffix(".partial")
+            if self._file:
+                self._file.close()
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            partial = self.path.with_suffix(".partial")
             partial.write_text("".join(_line(row) for row in self.rows), encoding="utf-8")
-            partial.replace(path)
-            self._file: TextIO = path.open("a", encoding="utf-8", buffering=1)
+            partial.replace(self.path)
+            self._file = self.path.open("a", encoding="utf-8", buffering=1)
         except OSError as error:
-            raise _not_written(path, error) from error
+            raise _not_written(self.path, error) from error
 
     def write(self, row: Mapping[str, Any]) -> None:
         """Add one step. Raises InputError if the disk is full."""
+        if self.path is None or self._file is None:
+            return
         self.rows.append(dict(row))
         try:
             self._file.write(_line(row))
@@ -78,6 +92,8 @@ class MetricsLog:
 
     def close(self, copy_to: Path | None = None) -> None:
         """Close the file; `copy_to` is the folder that gets a copy."""
+        if self.path is None or self._file is None:
+            return
         self._file.close()
         if copy_to is not None:
             copy_to.mkdir(parents=True, exist_ok=True)

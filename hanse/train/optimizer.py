@@ -2,6 +2,7 @@
 
 Muon takes the momentum of a matrix and moves the weights along the nearest orthogonal matrix, found by Newton-Schulz
 iteration. Fine-grained experts are hundreds of small equal matrices: all of one shape go through one batched product.
+Where a model is sharded, every rank moves its own part of each parameter.
 
 # G matrices of one shape, R rows (out), C columns (in), M the shorter and N the longer side
 """
@@ -9,12 +10,16 @@ iteration. Fine-grained experts are hundreds of small equal matrices: all of one
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
+
+from hanse.parallel.matrices import orthogonalize_shards
+from hanse.parallel.shard import like, local
+from hanse.train.ademamix import AdEMAMix
 
 QUINTIC = (3.4445, -4.7750, 2.0315)  # steepest at zero; singular values end in about [0.7, 1.2] (Jordan, Muon, 2024)
 NEWTON_SCHULZ_STEPS = 5
@@ -36,6 +41,8 @@ class Rates(Protocol):
     def adam_learning_rate(self) -> float: ...
     @property
     def weight_decay(self) -> float: ...
+    @property
+    def optimizer(self) -> str: ...
 
 
 @dataclass(frozen=True)
@@ -43,7 +50,7 @@ class Group:
     """Parameters that are treated alike; one line of the printed table."""
 
     label: str
-    optimizer: str  # "muon" or "adamw"
+    optimizer: str  # "muon", "adamw" or "ademamix"
     learning_rate: float
     weight_decay: float
     names: tuple[str, ...]
@@ -55,24 +62,25 @@ def assign(model: nn.Module, rates: Rates) -> list[Group]:
 
     Matrices of layers and the stacks of routed experts go to Muon. To AdamW go: embeddings and head, whose rows are
     words and not directions; the router, whose update must follow the size of its gradient; everything one-dimensional.
-    Only matrices decay.
+    Only matrices decay. With another optimizer than Muon, that one moves them all.
 
     Args:
-        model: any module; embeddings, head and routers are recognised by their Hugging Face names, routed experts
-            as the tensors of a module that has a router. More than two axes are a stack of matrices over the first.
+        model: any module; routers and routed experts are recognised by their Hugging Face names.
+            More than two axes are a stack of matrices over the first.
         rates: learning rates and weight decay.
 
     Returns:
         The groups that are not empty, in a fixed order. A tied head belongs to the embeddings.
     """
     labels = _labels(model)
+    rest = "adamw" if rates.optimizer == "muon" else rates.optimizer
     kinds = {
-        "matrices": ("muon", rates.learning_rate, rates.weight_decay),
-        "routed experts": ("muon", rates.learning_rate, rates.weight_decay),
-        "embeddings": ("adamw", rates.adam_learning_rate, 0.0),
-        "head": ("adamw", rates.adam_learning_rate, 0.0),
-        "router": ("adamw", rates.adam_learning_rate, 0.0),
-        "norms and biases": ("adamw", rates.adam_learning_rate, 0.0),
+        "matrices": (rates.optimizer, rates.learning_rate, rates.weight_decay),
+        "routed experts": (rates.optimizer, rates.learning_rate, rates.weight_decay),
+        "embeddings": (rest, rates.adam_learning_rate, 0.0),
+        "head": (rest, rates.adam_learning_rate, 0.0),
+        "router": (rest, rates.adam_learning_rate, 0.0),
+        "norms and biases": (rest, rates.adam_learning_rate, 0.0),
     }
     sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
     groups = []
@@ -121,45 +129,50 @@ class Optimizer:
     """Muon and AdamW over one model, stepped together.
 
     Args:
-        model: its trainable parameters are taken as they are; float32.
+        model: its trainable parameters are taken as they are, whole or sharded; float32.
         groups: from `assign`; must name every trainable parameter once.
         newton_schulz_dtype: bfloat16 where that is fast, else float32.
+        steps: of the whole run; AdEMAMix reads it.
     """
 
-    def __init__(self, model: nn.Module, groups: Iterable[Group], *, newton_schulz_dtype: torch.dtype) -> None:
+    def __init__(
+        self, model: nn.Module, groups: Iterable[Group], *, newton_schulz_dtype: torch.dtype, steps: int = 1
+    ) -> None:
         self.groups = list(groups)
         self._named = {name: p for name, p in model.named_parameters() if p.requires_grad}
         self._dtype = newton_schulz_dtype
         names = [name for group in self.groups for name in group.names]
         if sorted(names) != sorted(self._named):
             raise ValueError(f"groups must name every parameter once; differing: {set(names) ^ set(self._named)}")
+        # What this rank moves: the parameters themselves, or its parts of them, which share their memory.
+        with torch.no_grad():
+            self._mine = {name: local(parameter).detach() for name, parameter in self._named.items()}
         self._momentum = {
-            name: torch.zeros_like(self._named[name])
+            name: torch.zeros_like(self._mine[name])
             for group in self.groups
             if group.optimizer == "muon"
             for name in group.names
         }
-        self._adamw = self._build_adamw()
+        self._adam = self._build_adam(steps)
 
-    def _build_adamw(self) -> torch.optim.AdamW | None:
-        adam_groups = [group for group in self.groups if group.optimizer == "adamw"]
+    def _build_adam(self, steps: int) -> torch.optim.AdamW | AdEMAMix | None:
+        adam_groups = [group for group in self.groups if group.optimizer != "muon"]
         if not adam_groups:
             return None
         parts = [
-            {"params": [self._named[name] for name in group.names], "weight_decay": group.weight_decay, "lr": 0.0}
+            {"params": [self._mine[name] for name in group.names], "weight_decay": group.weight_decay, "lr": 0.0}
             for group in adam_groups
         ]
-        adamw = torch.optim.AdamW(parts, betas=ADAM_BETAS, eps=ADAM_EPSILON, fused=True)
+        adam: torch.optim.AdamW | AdEMAMix
+        if adam_groups[0].optimizer == "ademamix":
+            adam = AdEMAMix(parts, betas=ADAM_BETAS, eps=ADAM_EPSILON, steps=steps)
+        else:
+            adam = torch.optim.AdamW(parts, betas=ADAM_BETAS, eps=ADAM_EPSILON, fused=True)
         # Its state is made now and not at the first step, so that the dry batch sees the memory of the whole run and a
         # checkpoint holds an entry for every parameter, also for one that has not had a gradient yet.
-        for name in (name for group in adam_groups for name in group.names):
-            parameter = self._named[name]
-            adamw.state[parameter] = {
-                "step": torch.zeros((), dtype=torch.float32, device=parameter.device),
-                "exp_avg": torch.zeros_like(parameter),
-                "exp_avg_sq": torch.zeros_like(parameter),
-            }
-        return adamw
+        for mine in (self._mine[name] for group in adam_groups for name in group.names):
+            adam.state[mine] = adam.first_state(mine) if isinstance(adam, AdEMAMix) else _first_adamw_state(mine)
+        return adam
 
     @torch.no_grad()
     def step(self, factor: float) -> None:
@@ -167,82 +180,93 @@ class Optimizer:
         for group in self.groups:
             if group.optimizer == "muon":
                 self._step_muon(group, factor)
-        if self._adamw:
-            rates = [group.learning_rate for group in self.groups if group.optimizer == "adamw"]
-            for part, rate in zip(self._adamw.param_groups, rates, strict=True):
+        if self._adam:
+            rates = [group.learning_rate for group in self.groups if group.optimizer != "muon"]
+            for part, rate in zip(self._adam.param_groups, rates, strict=True):
                 part["lr"] = rate * factor
-            self._adamw.step()
+            for name, gradient in self.gradients().items():
+                self._mine[name].grad = gradient
+            self._adam.step()
 
     def zero_grad(self) -> None:
         """Drop all gradients."""
-        for parameter in self._named.values():
-            parameter.grad = None
-
-    def parameters(self) -> list[nn.Parameter]:
-        """Every parameter that this optimizer moves."""
-        return list(self._named.values())
-
-    def state(self) -> dict[str, Tensor]:
-        """All state as named tensors; views, not copies."""
-        tensors = {f"muon.momentum.{name}": momentum for name, momentum in self._momentum.items()}
         for name, parameter in self._named.items():
-            if self._adamw and name not in self._momentum:
-                for key, value in self._adamw.state[parameter].items():
-                    tensors[f"adamw.{key}.{name}"] = value
-        return tensors
+            parameter.grad = self._mine[name].grad = None
 
     @torch.no_grad()
-    def load_state(self, tensors: Mapping[str, Tensor]) -> None:
-        """Copy state saved by `state` into place.
+    def gradients(self) -> dict[str, Tensor]:
+        """This rank's part of every gradient there is, by the parameter's name."""
+        return {name: local(p.grad) for name, p in self._named.items() if p.grad is not None}
 
-        Raises:
-            ValueError: names or shapes differ from this optimizer's.
-        """
-        mine = self.state()
-        if mine.keys() != tensors.keys():
-            raise ValueError(f"optimizer state differs in {sorted(mine.keys() ^ tensors.keys())[:4]}")
-        for name, value in mine.items():
-            if value.shape != tensors[name].shape:
-                raise ValueError(f"optimizer state {name} has shape {tuple(tensors[name].shape)}")
-            value.copy_(tensors[name])
+    def state(self) -> dict[str, Tensor]:
+        """All state as named tensors, sharded as their parameters are; views, not copies."""
+        tensors = {f"muon.momentum.{name}": like(part, self._named[name]) for name, part in self._momentum.items()}
+        for name, parameter in self._named.items():
+            if self._adam and name not in self._momentum:
+                for key, value in self._adam.state[self._mine[name]].items():
+                    tensors[f"adam.{key}.{name}"] = like(value, parameter) if value.ndim else value
+        return tensors
 
     def _step_muon(self, group: Group, factor: float) -> None:
-        parameters: list[Tensor] = []
-        gradients: list[Tensor] = []
-        momenta: list[Tensor] = []
-        for name in group.names:
-            parameter = self._named[name]
-            if parameter.grad is not None:
-                parameters.append(parameter)
-                gradients.append(parameter.grad)
-                momenta.append(self._momentum[name])
-        if not parameters:
-            return
-        torch._foreach_lerp_(momenta, gradients, 1 - MUON_MOMENTUM)
-        nesterov = torch._foreach_lerp(gradients, momenta, MUON_MOMENTUM)
+        gradients = self.gradients()
+        names = [name for name in group.names if name in gradients]
         rate = group.learning_rate * factor
-        if group.weight_decay:
-            torch._foreach_mul_(parameters, 1 - rate * group.weight_decay)
-        for members, update_GRC in _orthogonalize_by_shape(nesterov, self._dtype):
-            rows, columns = update_GRC.shape[-2:]
+        for bucket in self._buckets(names):
+            mine = [self._mine[name] for name in bucket]
+            given = [gradients[name] for name in bucket]
+            momenta = [self._momentum[name] for name in bucket]
+            torch._foreach_lerp_(momenta, given, 1 - MUON_MOMENTUM)
+            nesterov = [part.to(self._dtype) for part in torch._foreach_lerp(given, momenta, MUON_MOMENTUM)]
+            if group.weight_decay:
+                torch._foreach_mul_(mine, 1 - rate * group.weight_decay)
+            updates = orthogonalize_shards(nesterov, [self._named[name] for name in bucket], _orthogonalize_all)
             # Keeps the step's effect on a layer's output alike over widths, so that one rate serves every model size.
-            scale = math.sqrt(max(1.0, rows / columns))
-            parts = [parameters[i] for i in members]
-            sizes = [part.numel() // (rows * columns) for part in parts]
-            updates = [u.reshape(p.shape) for u, p in zip(torch.split(update_GRC, sizes), parts, strict=True)]
-            torch._foreach_add_(parts, updates, alpha=-rate * scale)
+            scales = [math.sqrt(max(1.0, shape[-2] / shape[-1])) for shape in (self._named[n].shape for n in bucket)]
+            for scale in set(scales):
+                chosen = [place for place, each in enumerate(scales) if each == scale]
+                torch._foreach_add_(
+                    [mine[place] for place in chosen],
+                    [updates[place].to(torch.float32) for place in chosen],
+                    alpha=-rate * scale,
+                )
+
+    def _buckets(self, names: Sequence[str]) -> list[list[str]]:
+        """What is stepped together: matrices of one shape; where ranks share the work, all, to share it evenly."""
+        if any(_is_sharded(self._named[name]) for name in names):
+            return [list(names)]
+        by_shape: dict[tuple[int, ...], list[str]] = {}
+        for name in names:
+            by_shape.setdefault(tuple(self._named[name].shape[-2:]), []).append(name)
+        return list(by_shape.values())
 
 
-def _orthogonalize_by_shape(matrices: Sequence[Tensor], dtype: torch.dtype) -> Iterator[tuple[list[int], Tensor]]:
-    """Gather equal shapes, orthogonalise them in batches; yields the places of the members and their stack."""
+def _first_adamw_state(parameter: Tensor) -> dict[str, Tensor]:
+    return {
+        "step": torch.zeros((), dtype=torch.float32, device=parameter.device),
+        "exp_avg": torch.zeros_like(parameter),
+        "exp_avg_sq": torch.zeros_like(parameter),
+    }
+
+
+def _is_sharded(parameter: Tensor) -> bool:
+    return local(parameter) is not parameter
+
+
+def _orthogonalize_all(matrices: Sequence[Tensor]) -> list[Tensor]:
+    """`orthogonalize` for matrices and stacks of any shapes: equal ones together, in batches."""
     by_shape: dict[tuple[int, int], list[int]] = {}
     for place, matrix in enumerate(matrices):
         by_shape.setdefault((matrix.shape[-2], matrix.shape[-1]), []).append(place)
+    results = list(matrices)
     for (rows, columns), members in by_shape.items():
-        stack_GRC = torch.cat([matrices[i].reshape(-1, rows, columns) for i in members]).to(dtype)
+        stack_GRC = torch.cat([matrices[place].reshape(-1, rows, columns) for place in members])
         limit = CPU_CHUNK_ELEMENTS if stack_GRC.device.type == "cpu" else GPU_CHUNK_ELEMENTS
         chunks = torch.split(stack_GRC, max(1, limit // (rows * columns)))
-        yield members, torch.cat([orthogonalize(chunk) for chunk in chunks]).to(torch.float32)
+        update_GRC = torch.cat([orthogonalize(chunk) for chunk in chunks])
+        parts = update_GRC.split([matrices[place].numel() // (rows * columns) for place in members])
+        for place, part in zip(members, parts, strict=True):
+            results[place] = part.view(matrices[place].shape)
+    return results
 
 
 def _iterate(x_GMN: Tensor, steps: int) -> Tensor:
@@ -270,22 +294,24 @@ def _iterate_gram(x_GMN: Tensor, steps: int) -> Tensor:
 
 def _labels(model: nn.Module) -> dict[str, str]:
     """The group of each trainable parameter by name; a tied parameter appears once, under its first name."""
-    mixtures = {name for name, module in model.named_modules() if isinstance(getattr(module, "gate", None), nn.Module)}
-    return {
-        name: _label(name, parameter, is_mixture=name.rpartition(".")[0] in mixtures)
-        for name, parameter in model.named_parameters()
-        if parameter.requires_grad
-    }
+    tables = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
+    filters = {id(m.weight) for m in model.modules() if isinstance(m, nn.Conv1d)}
+    head = id(getattr(model, "head_VD", None))
+    labels = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            is_table, is_filter = id(parameter) in tables, id(parameter) in filters
+            label = "embeddings" if is_table else "norms and biases" if is_filter else _label(name, parameter)
+            labels[name] = "head" if id(parameter) == head and label != "embeddings" else label
+    return labels
 
 
-def _label(name: str, parameter: Tensor, *, is_mixture: bool) -> str:
+def _label(name: str, parameter: Tensor) -> str:
     parts = name.split(".")
     if "embed_tokens" in parts:
         return "embeddings"
-    if "lm_head" in parts:
-        return "head"
     if parameter.ndim < 2:
         return "norms and biases"
     if "gate" in parts:
         return "router"
-    return "routed experts" if is_mixture else "matrices"
+    return "routed experts" if "experts" in parts else "matrices"

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-import torch
 
 from hanse import plan
 from hanse.data.loader import Batch, Loader
@@ -16,10 +14,15 @@ from hanse.data.mixture import Mixture, lines, table
 from hanse.data.shards import Shards
 from hanse.data.tokenizer import FILES, Tokenizer
 from hanse.model import hf
+from hanse.model.config.folder import digests
 from hanse.model.transformer import Transformer
-from hanse.recipe import Recipe
+from hanse.parallel.ranks import Ranks, micro_batches
+from hanse.parallel.shard import whole
+from hanse.recipe import HOW, Recipe
 from hanse.runtime import Runtime
+from hanse.train.goldfish import hide
 from hanse.train.loop import train
+from hanse.train.metrics import Summary
 
 if TYPE_CHECKING:
     from hanse.console import Console
@@ -27,9 +30,17 @@ if TYPE_CHECKING:
 
 
 def pretrain(
-    work: Work, recipe: Recipe, *, shards: Path, data_digest: str, tokenizer: Path, runtime: Runtime, console: Console
+    work: Work,
+    recipe: Recipe,
+    *,
+    shards: Path,
+    data_digest: str,
+    tokenizer: Path,
+    runtime: Runtime,
+    ranks: Ranks,
+    console: Console,
 ) -> None:
-    """Train a model from random weights and write it, with its tokenizer, as a loadable folder.
+    """Train a model and write it, with its tokenizer, as a loadable folder. Called on the first rank.
 
     Args:
         work: where the artifact is written, and where checkpoints survive a crash.
@@ -38,55 +49,83 @@ def pretrain(
         data_digest: the artifact's digest; a checkpoint of other data is refused.
         tokenizer: folder of a tokenizer artifact.
         runtime: where to run.
+        ranks: who trains; the others wait in `hanse.pipeline.follow`.
         console: where progress goes.
 
     Raises:
         InputError, Interrupted: see `hanse.train.loop.train`.
     """
-    settings = recipe.pretrain
-    config = plan.model_config(recipe)
-    model = Transformer(config)
-    model.init_weights(torch.Generator().manual_seed(recipe.seed))
     for name, value in plan.lines(plan.plan(recipe)):
         console.say(f"{name:<12}{value}")
-    opened = Shards.open(shards)
-    mixture = Mixture.of(opened, settings)
-    rows = table(mixture)
+    rows = table(Mixture.of(Shards.open(shards), recipe.pretrain))
     for line in lines(rows):
         console.say(line)
-    loader = Loader(opened, mixture, seed=recipe.seed)
-    summary = train(
-        model,
-        lambda step: _batches(loader, recipe, step),
-        settings,
-        runtime,
-        steps=settings.steps,
-        scratch=work.scratch,
-        run=work.run,
-        identity={
-            "settings": settings.model_dump(mode="json", exclude={"checkpoint_seconds", "compile"}),
-            "seed": recipe.seed,
-            "data": data_digest,
-        },
-        label="pretrain",
-        console=console.rich,
-    )
+    where = {"shards": str(shards), "data_digest": data_digest, "scratch": str(work.scratch), "run": str(work.run)}
+    ranks.broadcast(("pretrain", where))
+    model, summary = learn(recipe, **where, runtime=runtime, ranks=ranks, console=console)
+    assert model is not None
     hf.save(model, work.folder, token_ids=Tokenizer.load(tokenizer).special_ids())
     for name in FILES:
         shutil.copyfile(tokenizer / name, work.folder / name)
     (work.folder / "mixture.json").write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
     work.note(
         **asdict(summary),
-        parameters=config.parameters(),
-        active_parameters=config.active_parameters(),
+        parameters=model.config.parameters(),
+        active_parameters=model.config.active_parameters(),
         runtime=runtime.describe(),
     )
 
 
-def _batches(loader: Loader, recipe: Recipe, step: int) -> list[Batch]:
-    """The micro-batches of one optimizer step: a slice of the numbered sequence of samples."""
+def learn(
+    recipe: Recipe,
+    *,
+    shards: str,
+    data_digest: str,
+    scratch: str,
+    run: str,
+    runtime: Runtime,
+    ranks: Ranks,
+    console: Console,
+) -> tuple[Transformer | None, Summary]:
+    """The part of pre-training that every rank takes part in.
+
+    Returns:
+        The whole model on the first rank, None on the others; and the run in figures.
+    """
     settings = recipe.pretrain
-    rows = settings.batch_tokens // settings.sequence_length
+    config = plan.model_config(recipe)
+    opened = Shards.open(Path(shards))
+    place = "meta" if ranks.size > 1 else "cpu"
+    model = hf.begin(recipe.model, config, vocab_size=opened.vocab_size, seed=recipe.seed, device=place)
+    loader = Loader(opened, Mixture.of(opened, settings), seed=recipe.seed)
+    ramp = settings.ramp
     micro = (settings.micro_batch_tokens or settings.batch_tokens) // settings.sequence_length
-    first = step * rows
-    return [loader.batch(start, micro) for start in range(first, first + rows, micro)]
+
+    def batch_at(step: int) -> list[Batch]:
+        rows = ramp.at(step)
+        mine = micro_batches(len(rows), micro, rank=ranks.rank, ranks=ranks.size)
+        batches = [loader.batch(rows.start + part.start, len(part)) for part in mine]
+        if settings.goldfish:
+            batches = [replace(b, targets_BT=hide(b.tokens_BT, b.targets_BT, k=settings.goldfish)) for b in batches]
+        return batches
+
+    summary = train(
+        model,
+        batch_at,
+        settings,
+        runtime,
+        ranks=ranks,
+        steps=settings.steps,
+        scratch=Path(scratch),
+        run=Path(run),
+        identity={
+            "settings": settings.model_dump(mode="json", exclude=set(HOW)),
+            "seed": recipe.seed,
+            "data": data_digest,
+            **({"start": digests(Path(recipe.model.start))} if recipe.model.start else {}),
+        },
+        label="pretrain",
+        milestones=settings.milestones,
+        console=console.rich,
+    )
+    return whole(model, ranks), summary

@@ -25,9 +25,14 @@ from hanse.data.permutation import mix, permute
 from hanse.data.tokenizer import FILES, Tokenizer
 from hanse.errors import InputError
 from hanse.model import hf
+from hanse.model.transformer import Transformer
+from hanse.parallel.ranks import Ranks, micro_batches
+from hanse.parallel.shard import whole
+from hanse.recipe import HOW
 from hanse.runtime import Runtime
 from hanse.store.digest import sha256_file
 from hanse.train.loop import train
+from hanse.train.metrics import Summary
 from hanse.tune.template import Rendered, render_all
 
 if TYPE_CHECKING:
@@ -45,14 +50,14 @@ class Packing:
     Attributes:
         sequence_length: T, positions a row.
         batch_rows: rows of an optimizer step.
-        micro_batch_rows: rows of one forward pass.
+        micro_batches: the rows of each forward pass of this rank, within a step.
         epochs: how often each conversation is seen; parts of an epoch count.
         seed: decides the order.
     """
 
     sequence_length: int
     batch_rows: int
-    micro_batch_rows: int
+    micro_batches: tuple[range, ...]
     epochs: float
     seed: int
 
@@ -95,13 +100,14 @@ class PackedConversations:
         """The micro-batches of one optimizer step.
 
         Returns:
-            Batches of (micro_batch_rows, T); the last position of a conversation and everything outside the assistant's
+            Batches of (rows, T); the last position of a conversation and everything outside the assistant's
             part counts for nothing, padding is a document of its own.
         """
         first = step * self.packing.batch_rows
         rows = self._rows[first : first + self.packing.batch_rows]
-        size = self.packing.micro_batch_rows
-        return [self._batch(rows[start : start + size]) for start in range(0, len(rows), size)]
+        if self.steps == 1:  # fewer conversations than one batch: what is left of it stays empty
+            rows = [*rows, *([[]] * (self.packing.batch_rows - len(rows)))]
+        return [self._batch(rows[part.start : part.stop]) for part in self.packing.micro_batches]
 
     def filled_share(self) -> float:
         """The part of all positions that holds tokens rather than padding."""
@@ -154,9 +160,19 @@ class PackedConversations:
 
 
 def finetune(
-    work: Work, settings: Tune, *, model: Path, conversations: Path, seed: int, runtime: Runtime, console: Console
+    work: Work,
+    settings: Tune,
+    *,
+    model: Path,
+    conversations: Path,
+    seed: int,
+    runtime: Runtime,
+    ranks: Ranks,
+    console: Console,
 ) -> None:
     """Tune the model of one artifact on the training conversations of another; write the new model to `work.folder`.
+
+    Called on the first rank.
 
     Args:
         work: the stage's folders and notes.
@@ -165,41 +181,17 @@ def finetune(
         conversations: a conversations artifact's folder, checked when it was made; `train.jsonl` is read.
         seed: of the order of conversations.
         runtime: where to run.
+        ranks: who trains; the others wait in `hanse.pipeline.follow`.
         console: where progress goes.
 
     Raises:
         InputError, Interrupted: as `train`; and if no conversation can be used.
     """
-    rows = [row for row in talk.read(conversations / "train.jsonl") if row["source"] == settings.source]
-    micro_batch_tokens = settings.micro_batch_tokens or settings.batch_tokens
-    packed = PackedConversations(
-        render_all(Tokenizer.load(model).hf, [row["messages"] for row in rows]),
-        Packing(
-            sequence_length=settings.sequence_length,
-            batch_rows=settings.batch_tokens // settings.sequence_length,
-            micro_batch_rows=micro_batch_tokens // settings.sequence_length,
-            epochs=settings.epochs,
-            seed=seed,
-        ),
-    )
-    network = hf.load(model)
-    summary = train(
-        network,
-        packed.batch_at,
-        settings,
-        runtime,
-        steps=packed.steps,
-        scratch=work.scratch,
-        run=work.run,
-        identity={
-            "settings": settings.model_dump(mode="json", exclude={"checkpoint_seconds", "compile"}),
-            "seed": seed,
-            "data": packed.digest,
-            "model": sha256_file(model / hf.WEIGHTS),
-        },
-        label="tune",
-        console=console.rich,
-    )
+    where = {"model": str(model), "conversations": str(conversations)}
+    where |= {"scratch": str(work.scratch), "run": str(work.run)}
+    ranks.broadcast(("tune", {"settings": settings, "seed": seed, **where}))
+    network, summary, packed = learn(settings, seed=seed, **where, runtime=runtime, ranks=ranks, console=console)
+    assert network is not None
     hf.save(network, work.folder, token_ids=Tokenizer.load(model).special_ids())
     for name in FILES:
         shutil.copyfile(model / name, work.folder / name)
@@ -210,6 +202,60 @@ def finetune(
         conversations_unanswered=packed.unanswered,
         runtime=runtime.describe(),
     )
+
+
+def learn(
+    settings: Tune,
+    *,
+    model: str,
+    conversations: str,
+    seed: int,
+    scratch: str,
+    run: str,
+    runtime: Runtime,
+    ranks: Ranks,
+    console: Console,
+) -> tuple[Transformer | None, Summary, PackedConversations]:
+    """The part of tuning that every rank takes part in.
+
+    Returns:
+        The whole model on the first rank, None on the others; the run in figures; what it was shown.
+    """
+    folder = Path(model)
+    rows = [row for row in talk.read(Path(conversations) / "train.jsonl") if row["source"] == settings.source]
+    batch_rows = settings.batch_tokens // settings.sequence_length
+    micro_rows = (settings.micro_batch_tokens or settings.batch_tokens) // settings.sequence_length
+    packed = PackedConversations(
+        render_all(Tokenizer.load(folder).hf, [row["messages"] for row in rows]),
+        Packing(
+            sequence_length=settings.sequence_length,
+            batch_rows=batch_rows,
+            micro_batches=tuple(micro_batches(batch_rows, micro_rows, rank=ranks.rank, ranks=ranks.size)),
+            epochs=settings.epochs,
+            seed=seed,
+        ),
+    )
+    network = hf.load(folder)
+    summary = train(
+        network,
+        packed.batch_at,
+        settings,
+        runtime,
+        ranks=ranks,
+        steps=packed.steps,
+        scratch=Path(scratch),
+        run=Path(run),
+        identity={
+            "settings": settings.model_dump(mode="json", exclude=set(HOW)),
+            "seed": seed,
+            "data": packed.digest,
+            "model": sha256_file(folder / hf.WEIGHTS),
+        },
+        label="tune",
+        milestones=settings.milestones,
+        console=console.rich,
+    )
+    return whole(network, ranks), summary, packed
 
 
 def pack(places: Iterable[int], lengths: Sequence[int], capacity: int) -> Iterator[list[int]]:

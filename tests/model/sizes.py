@@ -2,7 +2,8 @@
 
 import torch
 
-from hanse.model.config import ModelConfig
+from hanse.model.config import ApertusConfig, ModelConfig
+from hanse.model.config.rotary import Llama3Scaling
 from hanse.model.transformer import Transformer
 
 SMALL = {
@@ -38,6 +39,26 @@ VARIANTS = {
     "dense, tied, with a multi-token block": {"tie_word_embeddings": True, "num_nextn_predict_layers": 1},
 }
 
+SMALL_APERTUS = {
+    "vocab_size": 97,
+    "hidden_size": 32,
+    "intermediate_size": 80,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 6,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "initializer_range": 0.2,
+}
+# Of the four pairs of a head, the first is kept, two lie on the ramp and the last is stretched.
+LONG = Llama3Scaling(factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_position_embeddings=20.0)
+
+APERTUS_VARIANTS = {
+    "plain": {},
+    "long context": {"rope_scaling": LONG, "rope_theta": 9.0},
+    "tied, one key for all queries": {"tie_word_embeddings": True, "num_key_value_heads": 1},
+    "as many keys as queries, narrow heads": {"num_key_value_heads": 6, "head_dim": 4, "rms_norm_eps": 1e-3},
+}
+
 
 def model_of(variant: dict, seed: int = 1) -> Transformer:
     """A model with random weights and, so that a bias in the wrong place shows, random router biases."""
@@ -45,6 +66,17 @@ def model_of(variant: dict, seed: int = 1) -> Transformer:
     model = Transformer(ModelConfig(**SMALL | variant)).init_weights(generator)
     for router in model.routers().values():
         router.e_score_correction_bias.normal_(0, 0.3, generator=generator)
+    return model.eval()
+
+
+def apertus_of(variant: dict, seed: int = 1) -> Transformer:
+    """An Apertus with random weights, norms and slopes of the activation included."""
+    generator = torch.Generator().manual_seed(seed)
+    model = Transformer(ApertusConfig(**SMALL_APERTUS | variant)).init_weights(generator)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim == 1:
+                parameter += torch.empty_like(parameter).uniform_(-0.3, 0.3, generator=generator)
     return model.eval()
 
 

@@ -1,21 +1,24 @@
-"""Decoding with the latent cache gives what the whole text gives at once."""
+"""Decoding with a cache gives what the whole text gives at once."""
 
 import pytest
 import torch
 
 from hanse.errors import InputError
-from hanse.model.cache import LatentCache
 
-from .sizes import GROUPS, MOE, model_of, tokens_of
+from .sizes import APERTUS_VARIANTS, GROUPS, MOE, apertus_of, model_of, tokens_of
+
+MODELS = {"dense": (model_of, {}), "experts": (model_of, MOE | GROUPS)}
+MODELS |= {f"apertus, {name}": (apertus_of, variant) for name, variant in APERTUS_VARIANTS.items()}
 
 
-@pytest.fixture(params=[{}, MOE | GROUPS], ids=["dense", "experts"])
+@pytest.fixture(params=MODELS, ids=str)
 def model(request):
-    return model_of(request.param)
+    make, variant = MODELS[request.param]
+    return make(variant)
 
 
 def cache_for(model, rows=3, capacity=24):
-    return LatentCache(model.config, rows, capacity=capacity)
+    return model.new_cache(rows, capacity=capacity)
 
 
 @pytest.mark.parametrize("absorb", [True, False, None])
@@ -52,10 +55,13 @@ def test_kept_rows_continue_as_their_own_texts(model):
     torch.testing.assert_close(step[:, -1], model(tokens)[rows, -1], atol=2e-5, rtol=1e-4)
 
 
-def test_cache_holds_latent_and_rope_width_a_token_and_layer(model):
-    config = model.config
-    expected = config.num_hidden_layers * 3 * 24 * (config.kv_lora_rank + config.qk_rope_head_dim) * 4
-    assert cache_for(model).bytes == expected
+@pytest.mark.parametrize(
+    ("model", "width"),
+    [("dense", 24 + 4), ("apertus, plain", 2 * 2 * 8), ("apertus, tied, one key for all queries", 2 * 8)],
+    indirect=["model"],
+)
+def test_cache_holds_the_latent_or_the_shared_keys_and_values_and_no_more(model, width):
+    assert cache_for(model).bytes == 3 * 3 * 24 * width * 4
 
 
 @torch.no_grad()

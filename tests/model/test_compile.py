@@ -5,13 +5,14 @@ import torch
 
 from hanse.model.loss import next_token_loss
 
-from .sizes import MOE, model_of, tokens_of
+from .sizes import MOE, apertus_of, model_of, tokens_of
 
 
 @pytest.mark.slow
-def test_compiled_model_gives_the_same_loss_and_gradients_for_changing_documents():
+@pytest.mark.parametrize("make", [lambda: model_of(MOE), lambda: apertus_of({})], ids=["deepseek_v3", "apertus"])
+def test_compiled_model_gives_the_same_loss_and_gradients_for_changing_documents(make):
     torch.compiler.reset()
-    plain, compiled = model_of(MOE).train(), model_of(MOE).train()
+    plain, compiled = make().train(), make().train()
     compiled.compile(backend="aot_eager")
     for seed in range(4):
         tokens = tokens_of(4, 24, seed=seed)
@@ -35,4 +36,12 @@ def test_compilation_breaks_only_at_attention_and_routed_experts():
     explained = torch._dynamo.explain(model)(tokens_of(2, 16))
     reasons = [str(reason.reason) for reason in explained.break_reasons]
     assert len(reasons) == 3 + 2
-    assert all("_attend_documents" in reason or "_routed" in reason for reason in reasons)
+    assert all("_attend_documents" in reason or "compute_experts" in reason for reason in reasons)
+
+
+@pytest.mark.slow
+def test_compilation_of_apertus_breaks_only_at_attention():
+    torch.compiler.reset()
+    explained = torch._dynamo.explain(apertus_of({}).train())(tokens_of(2, 16))
+    reasons = [str(reason.reason) for reason in explained.break_reasons]
+    assert reasons and all("_attend" in reason for reason in reasons)

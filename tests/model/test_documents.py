@@ -9,7 +9,13 @@ from hanse.model import attention
 from hanse.model.attention import Layout
 from hanse.model.loss import multi_token_loss, next_token_loss
 
-from .sizes import GROUPS, MOE, VARIANTS, model_of, tokens_of
+from .sizes import GROUPS, MOE, VARIANTS, apertus_of, model_of, tokens_of
+
+MODELS = {
+    "dense": lambda: model_of({}),
+    "experts": lambda: model_of(MOE | GROUPS),
+    "apertus": lambda: apertus_of({}),
+}
 
 
 def alone(model, tokens, documents):
@@ -23,11 +29,13 @@ def alone(model, tokens, documents):
 
 
 @settings(max_examples=25, deadline=None)
-@given(st.lists(st.lists(st.integers(-2, 3), min_size=9, max_size=9), min_size=1, max_size=4), st.booleans())
+@given(
+    st.lists(st.lists(st.integers(-2, 3), min_size=9, max_size=9), min_size=1, max_size=4), st.sampled_from([*MODELS])
+)
 @torch.no_grad()
-def test_packed_documents_equal_documents_alone(numbers, has_experts):
+def test_packed_documents_equal_documents_alone(numbers, name):
     # Arbitrary numbers: negative ones, and documents that continue after another, included.
-    model = model_of(MOE | GROUPS if has_experts else {})
+    model = MODELS[name]()
     documents = torch.tensor(numbers)
     tokens = tokens_of(*documents.shape)
     torch.testing.assert_close(model(tokens, documents), alone(model, tokens, documents), atol=2e-5, rtol=1e-4)
@@ -49,7 +57,15 @@ def test_gradients_of_packed_documents_equal_those_of_documents_alone(monkeypatc
     monkeypatch.setattr(attention, "_QUERY_BLOCK", block)
     monkeypatch.setattr(attention, "_KEEP_UP_TO", keep_up_to)
     monkeypatch.setattr(attention, "_PIECE", 64)
-    model = model_of(MOE)
+    check_gradients(model_of(MOE))
+
+
+def test_gradients_of_packed_documents_equal_those_of_documents_alone_in_apertus():
+    check_gradients(apertus_of({}))
+
+
+def check_gradients(model):
+    """Packed in one batch or each alone: the same gradients of every parameter."""
     documents = torch.tensor([[3] * 10 + [1] * 3 + [2] * 4, [7] * 4 + [7] * 3 + [8] * 10])
     tokens = tokens_of(*documents.shape)
     weights = torch.randn(2, 17, model.config.hidden_size, generator=torch.Generator().manual_seed(0))
@@ -88,9 +104,9 @@ def test_fused_attention_equals_our_own(monkeypatch, variant):
     torch.testing.assert_close(*hidden, atol=1e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize("variant", [{}, MOE])
-def test_bf16_autocast_trains_towards_the_same_gradients(variant):
-    model, tokens = model_of(variant).train(), tokens_of(4, 16)
+@pytest.mark.parametrize("name", MODELS)
+def test_bf16_autocast_trains_towards_the_same_gradients(name):
+    model, tokens = MODELS[name]().train(), tokens_of(4, 16)
     gradients = []
     for is_on in (False, True):
         model.zero_grad()
@@ -150,6 +166,12 @@ def test_multi_token_loss_of_packed_documents_is_the_sum_over_documents_alone(va
     ]
     assert count == sum(part[1] for part in parts) == 4 + 0 + 0 + 6
     torch.testing.assert_close(together, sum(part[0] for part in parts))
+
+
+def test_the_loss_reaches_every_parameter_of_apertus():
+    model, tokens = apertus_of({}).train(), tokens_of(8, 32)
+    next_token_loss(model, model(tokens), tokens.roll(-1, 1))[0].backward()
+    assert all(parameter.grad is not None and parameter.grad.abs().sum() > 0 for parameter in model.parameters())
 
 
 def test_both_losses_reach_every_parameter():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import json
 import os
 import shutil
 import subprocess
@@ -12,12 +11,17 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors import SafetensorError
-from toy import ToySettings, toy_batch_at, toy_model, toy_train, weights_digest
+from toy import CPU, ToySettings, toy_batch_at, toy_model, toy_train, weights_digest
 
 from hanse.data.loader import Batch
 from hanse.errors import InputError, Interrupted
+from hanse.parallel.ranks import Ranks
 from hanse.train import checkpoint
+from hanse.train.checkpoint import Checkpoints
 from hanse.train.optimizer import Optimizer, assign
+
+ALONE = Ranks(CPU)
+SHARD = "shard-00001-model-00001-of-00001.safetensors"
 
 
 def _optimizer(model: torch.nn.Module) -> Optimizer:
@@ -36,14 +40,26 @@ def _stopped(folder: Path, after: int) -> None:
         toy_train(folder, batch_at=batch_at)
 
 
-def test_a_checkpoint_verifies_with_coreutils_and_holds_one_metadata_key(tmp_path: Path) -> None:
+def test_a_checkpoint_verifies_with_coreutils(tmp_path: Path) -> None:
     model = toy_model()
-    path = checkpoint.save(tmp_path, model, _optimizer(model), {"step": 3, "fingerprint": "f"})
-    assert path.name == "step-000003"
+    Checkpoints(tmp_path, model, _optimizer(model), ALONE).save({"step": 3, "fingerprint": "f"})
+    path = tmp_path / "step-000003"
     subprocess.run(["sha256sum", "--check", "--strict", "SHA256SUMS"], cwd=path, check=True, capture_output=True)
-    raw = (path / "model.safetensors").read_bytes()
-    header = json.loads(raw[8 : 8 + int.from_bytes(raw[:8], "little")])
-    assert header["__metadata__"] == {"format": "pt"}
+
+
+def test_a_checkpoint_written_beside_the_training_holds_the_weights_of_its_step(tmp_path: Path) -> None:
+    model = toy_model()
+    before = weights_digest(model)
+    beside = Checkpoints(tmp_path, model, _optimizer(model), ALONE, is_asynchronous=True)
+    beside.save({"step": 3, "fingerprint": "f"})
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.zero_()  # training goes on: what is saved is a copy
+    beside.finish()
+    found = beside.newest("f")
+    assert found is not None and found.state["step"] == 3
+    beside.load(found)
+    assert weights_digest(model) == before
 
 
 def test_load_gives_back_weights_buffers_and_optimizer_state(tmp_path: Path) -> None:
@@ -54,15 +70,26 @@ def test_load_gives_back_weights_buffers_and_optimizer_state(tmp_path: Path) -> 
     optimizer.step(1.0)
     for router in model.routers().values():
         router.e_score_correction_bias += 0.5
-    checkpoint.save(tmp_path, model, optimizer, {"step": 1, "fingerprint": "f"})
+    Checkpoints(tmp_path, model, optimizer, ALONE).save({"step": 1, "fingerprint": "f"})
     other = toy_model(seed=9)
     other_optimizer = _optimizer(other)
-    found = checkpoint.find(tmp_path, "f")
+    checkpoints = Checkpoints(tmp_path, other, other_optimizer, ALONE)
+    found = checkpoints.newest("f")
     assert found is not None
-    checkpoint.load(found, other, other_optimizer)
+    checkpoints.load(found)
     assert weights_digest(other) == weights_digest(model)
     for name, tensor in optimizer.state().items():
         assert torch.equal(other_optimizer.state()[name], tensor), name
+
+
+def test_milestones_stay_and_end_up_beside_the_metrics(tmp_path: Path) -> None:
+    toy_train(tmp_path, milestones=3, checkpoint_steps=2)
+    assert sorted(path.name for path in (tmp_path / "scratch").glob("step-*")) == ["step-000018", "step-000020"]
+    assert sorted(path.name for path in (tmp_path / "run").glob("step-*")) == [
+        "step-000005",
+        "step-000010",
+        "step-000015",
+    ]
 
 
 def test_only_the_last_two_are_kept(tmp_path: Path) -> None:
@@ -70,7 +97,7 @@ def test_only_the_last_two_are_kept(tmp_path: Path) -> None:
     assert sorted(path.name for path in (tmp_path / "scratch").glob("step-*")) == ["step-000015", "step-000020"]
 
 
-@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors", "state.json", "SHA256SUMS"])
+@pytest.mark.parametrize("name", [SHARD, "state.json", "SHA256SUMS"])
 def test_a_damaged_last_checkpoint_falls_back_to_the_one_before(tmp_path: Path, name: str) -> None:
     straight = toy_model()
     toy_train(tmp_path / "straight", model=straight)
@@ -87,9 +114,9 @@ def test_a_damaged_last_checkpoint_falls_back_to_the_one_before(tmp_path: Path, 
 
 def test_a_missing_file_counts_as_damage(tmp_path: Path) -> None:
     _stopped(tmp_path, after=12)
-    (tmp_path / "scratch" / "step-000012" / "optimizer.safetensors").unlink()
+    (tmp_path / "scratch" / "step-000012" / SHARD).unlink()
     shutil.rmtree(tmp_path / "scratch" / "step-000010")
-    with pytest.warns(UserWarning, match=r"optimizer\.safetensors"):
+    with pytest.warns(UserWarning, match=r"shard-00001"):
         assert toy_train(tmp_path).steps == 20
 
 
@@ -118,16 +145,16 @@ def test_a_full_disk_keeps_the_last_good_checkpoint_and_says_so(
 ) -> None:
     straight = toy_model()
     toy_train(tmp_path / "straight", model=straight)
-    write, calls = checkpoint.save_file, []
+    write, calls = checkpoint.dcp.save, []
 
-    def full(tensors, path, **options):
-        calls.append(path)
-        write(tensors, path, **options)
-        if len(calls) == 6:  # the optimizer of the third checkpoint
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+    def full(*arguments, **options):
+        calls.append(arguments)
+        write(*arguments, **options)
+        if len(calls) == 3:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint, "save_file", full)
+        patch.setattr(checkpoint.dcp, "save", full)
         with pytest.raises(InputError, match=r"disk is full.*step-000015.*step-000010 is kept.*free space"):
             toy_train(tmp_path / "run")
     scratch = tmp_path / "run" / "scratch"
@@ -139,9 +166,9 @@ def test_a_full_disk_keeps_the_last_good_checkpoint_and_says_so(
 
 def test_a_full_disk_is_recognised_in_the_text_of_safetensors_error(tmp_path: Path) -> None:
     error = SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
-    assert "disk is full" in str(checkpoint._not_saved(tmp_path, "step-000001", error))
+    assert "disk is full" in str(checkpoint.not_saved(tmp_path, "step-000001", error, kept=""))
     other = SafetensorError("Error while serializing: I/O error: File too large (os error 27)")
-    assert "could not be written: Error while" in str(checkpoint._not_saved(tmp_path, "step-000001", other))
+    assert "could not be written: Error while" in str(checkpoint.not_saved(tmp_path, "step-000001", other, kept=""))
 
 
 def test_tied_weights_are_saved_once_and_loaded(tmp_path: Path) -> None:

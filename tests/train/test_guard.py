@@ -9,8 +9,7 @@ import signal
 
 import pytest
 
-from hanse.errors import InputError
-from hanse.train.guard import PATIENCE, SPIKE_WINDOW, Guard, StopSignals
+from hanse.train.guard import HIGH_PATIENCE, LOSS_WINDOW, PATIENCE, SPIKE_WINDOW, Guard, StopSignals
 
 
 def test_a_spike_is_dropped_only_once_there_is_something_to_compare_with() -> None:
@@ -29,12 +28,31 @@ def test_a_lasting_change_of_scale_is_accepted_after_a_while() -> None:
 
 
 @pytest.mark.parametrize(("loss", "norm"), [(math.nan, 1.0), (1.0, math.inf), (math.inf, math.nan)])
-def test_non_finite_steps_in_a_row_end_the_run(loss: float, norm: float) -> None:
+def test_non_finite_steps_in_a_row_are_trouble_since_the_first_of_them(loss: float, norm: float) -> None:
     guard = Guard()
-    for step in range(PATIENCE - 1):
+    for step in range(7, 7 + PATIENCE):
+        assert guard.trouble is None
         assert guard.verdict(step, loss=loss, gradient_norm=norm) == "not finite"
-    with pytest.raises(InputError, match="lower learning_rate"):
-        guard.verdict(PATIENCE - 1, loss=loss, gradient_norm=norm)
+    assert guard.trouble is not None and guard.trouble.since == 7
+
+
+def test_a_lasting_high_loss_is_trouble_once_and_then_the_new_level() -> None:
+    guard = Guard(losses=[2.0] * LOSS_WINDOW)
+    for step in range(HIGH_PATIENCE):
+        assert guard.trouble is None
+        assert guard.verdict(step, loss=4.0, gradient_norm=1.0) == ""
+    assert guard.trouble is not None and guard.trouble.since == 0 and guard.trouble.is_high_loss
+    again = Guard(losses=[2.0] * LOSS_WINDOW, accepts_high=True)
+    for step in range(5 * HIGH_PATIENCE):
+        again.verdict(step, loss=4.0, gradient_norm=1.0)
+    assert again.trouble is None
+
+
+def test_a_few_high_losses_are_no_trouble() -> None:
+    guard = Guard(losses=[2.0] * LOSS_WINDOW)
+    for step in range(10 * HIGH_PATIENCE):
+        guard.verdict(step, loss=4.0 if step % HIGH_PATIENCE else 2.0, gradient_norm=1.0)
+    assert guard.trouble is None
 
 
 def test_a_good_step_between_bad_ones_resets_the_patience() -> None:

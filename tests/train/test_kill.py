@@ -75,19 +75,19 @@ def test_resume_after_kill_equals_uninterrupted_run(runs: Runs, tmp_path: Path) 
 
 def test_resume_after_kill_at_every_instant_of_a_save_equals_uninterrupted_run(runs: Runs, tmp_path: Path) -> None:
     _, straight = runs.finish(tmp_path / "straight")
-    # Events 1 to 4 are the dry batch and three steps; then come the syncs of four files and of their folder, the
-    # rename, the sync of the parent.
-    for event in range(5, 12):
+    # Events 1 to 4 are the dry batch and three steps; then come the syncs of the shard (by torch, by its hasher), of
+    # three files and their folder, the rename, the sync of the parent.
+    for event in range(5, 13):
         folder = tmp_path / f"killed-{event}"
         runs.kill(folder, event)
         whole = [path.name for path in (folder / "scratch").glob("step-*")]
-        assert whole == (["step-000003"] if event == 11 else []), event
+        assert whole == (["step-000003"] if event == 12 else []), event
         assert runs.finish(folder)[1] == straight, event
         assert not list((folder / "scratch").glob(".partial-*"))
 
 
 def test_a_second_checkpoint_cut_off_leaves_the_first(runs: Runs, tmp_path: Path) -> None:
     _, straight = runs.finish(tmp_path / "straight")
-    runs.kill(tmp_path / "killed", 18)  # three more steps, then the third file of step 6
+    runs.kill(tmp_path / "killed", 18)  # three more steps, then the third sync of step 6
     assert [path.name for path in (tmp_path / "killed" / "scratch").glob("step-*")] == ["step-000003"]
     assert runs.finish(tmp_path / "killed")[1] == straight

@@ -7,6 +7,7 @@ import math
 import os
 import signal
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,12 @@ from toy import CPU, LENGTH, ROWS, ToySettings, toy_batch_at, toy_model, toy_tra
 
 from hanse.data.loader import Batch
 from hanse.errors import InputError, Interrupted
-from hanse.train import loop
+from hanse.model.loss import Objective
+from hanse.model.transformer import Transformer
+from hanse.parallel.ranks import Ranks
+from hanse.parallel.shard import Placed
+from hanse.train import dry, loop
+from hanse.train.optimizer import Optimizer, assign
 
 
 def test_training_learns_and_reports_what_it_did(tmp_path: Path) -> None:
@@ -36,7 +42,7 @@ def test_micro_batches_do_not_change_the_gradient(micro_batches: int) -> None:
     def gradients(parts: int) -> tuple[float, list[torch.Tensor]]:
         model = toy_model()
         batches = toy_batch_at(3, micro_batches=parts)
-        outcome = loop._forward_backward(model, model, batches, ToySettings(), CPU, step=0)
+        outcome = _step(model).forward_backward(batches, step=0, mtp_weight=0.0)
         return outcome.loss, [parameter.grad for parameter in model.parameters()]
 
     loss, whole = gradients(1)
@@ -52,8 +58,8 @@ def test_uneven_masks_are_weighed_by_counted_tokens() -> None:
     sparse.targets_BT[1:] = -100
     joined = Batch(*(torch.cat(pair) for pair in zip(*(vars(b).values() for b in (first, sparse)), strict=True)))
     model = toy_model()
-    apart = loop._forward_backward(model, model, [first, sparse], ToySettings(), CPU, step=0)
-    together = loop._forward_backward(model, model, [joined], ToySettings(), CPU, step=0)
+    apart = _step(model).forward_backward([first, sparse], step=0, mtp_weight=0.0)
+    together = _step(model).forward_backward([joined], step=0, mtp_weight=0.0)
     assert apart.loss == pytest.approx(together.loss, rel=1e-6)
     with torch.no_grad():
         scores = model.logits(model(joined.tokens_BT, joined.documents_BT)).flatten(0, 1)
@@ -66,7 +72,12 @@ def test_uneven_masks_are_weighed_by_counted_tokens() -> None:
 def test_dry_batch_leaves_weights_buffers_and_random_state_alone() -> None:
     model = toy_model()
     before, random = weights_digest(model), torch.get_rng_state()
-    loop._dry_batch(model, toy_batch_at, ToySettings(), CPU, step=0)
+    step = _step(model)
+    placed = Placed(model, Ranks(CPU), CPU)
+    dry.run(
+        placed, toy_batch_at(0), partial(step.forward_backward, mtp_weight=0.0), step.optimizer.zero_grad,
+        ranks=Ranks(CPU), wanted=False, chosen=None, batches_left=1,
+    )  # fmt: skip
     assert weights_digest(model) == before
     assert all(not router.counts_E.any() for router in model.routers().values())
     assert torch.equal(torch.get_rng_state(), random)
@@ -110,9 +121,55 @@ def test_one_non_finite_step_is_dropped_and_recorded(tmp_path: Path) -> None:
 
 def test_a_loss_that_stays_non_finite_stops_the_run_and_keeps_the_last_good_checkpoint(tmp_path: Path) -> None:
     model = toy_model()
-    with pytest.raises(InputError, match=r"5 steps in a row.*lower learning_rate"):
-        toy_train(tmp_path, model=model, batch_at=_poisoned(model, set(range(11, 20))))
-    assert sorted(path.name for path in (tmp_path / "scratch").glob("step-*")) == ["step-000010", "step-000015"]
+    with pytest.raises(InputError, match=r"5 steps in a row.*3 times after going back to step-000010.*learning_rate"):
+        toy_train(tmp_path, model=model, batch_at=_poisoned(model, set(range(20)), after=12))
+    assert sorted(path.name for path in (tmp_path / "scratch").glob("step-*")) == ["step-000010"]
+
+
+def test_a_poisoned_stretch_of_data_is_left_out_and_that_is_recorded(tmp_path: Path) -> None:
+    model = toy_model()
+    asked: list[int] = []
+    poisoned = _poisoned(model, set(range(11, 17)))
+
+    def batch_at(step: int) -> list[Batch]:
+        asked.append(step)
+        return poisoned(step)
+
+    summary = toy_train(tmp_path, model=model, batch_at=batch_at)
+    assert summary.steps == 20
+    assert summary.rollbacks == [
+        {
+            "why": "the loss was not a finite number for 5 steps in a row",
+            "at_step": 16,
+            "to_step": "step-000010",
+            "skipped_data_steps": [10, 16],
+        }
+    ]
+    # After the dry batch; what was left out at the end of the data is made up for from its beginning.
+    assert asked[1:] == [*range(16), *range(16, 20), *range(6), 0]
+    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == list(range(1, 21))
+    assert [row["step"] for row in rows if "skipped" in row] == [11]  # step 16's data, the last of the stretch
+
+
+def test_a_run_that_went_back_and_was_killed_after_that_ends_the_same(tmp_path: Path) -> None:
+    straight, resumed = toy_model(), toy_model()
+    toy_train(tmp_path / "straight", model=straight, batch_at=_poisoned(straight, set(range(11, 17))))
+    poisoned = _poisoned(resumed, set(range(11, 17)))
+    asked: list[int] = []
+
+    def stopping(step: int) -> list[Batch]:
+        asked.append(step)
+        if asked[1:].count(2) == 2:  # the second time is after the end of the data
+            os.kill(os.getpid(), signal.SIGTERM)
+        return poisoned(step)
+
+    with pytest.raises(Interrupted):
+        toy_train(tmp_path / "stopped", model=resumed, batch_at=stopping)
+    again = toy_model(seed=5)
+    summary = toy_train(tmp_path / "stopped", model=again, batch_at=_poisoned(again, set(range(11, 17))))
+    assert weights_digest(again) == weights_digest(straight)
+    assert len(summary.rollbacks) == 1
 
 
 def test_sigterm_finishes_the_step_saves_and_a_second_run_continues_bit_for_bit(tmp_path: Path) -> None:
@@ -196,14 +253,22 @@ def _stopping_at(last: int):
     return batch_at
 
 
-def _poisoned(model: torch.nn.Module, steps: set[int]):
-    """Batches during whose steps the model's hidden state is not a number."""
-    current = {"step": -1}
+def _poisoned(model: torch.nn.Module, steps: set[int], *, after: int = 0):
+    """Batches during whose steps the model's hidden state is not a number, once `after` were asked for."""
+    current = {"step": -1, "asked": 0}
     clean = model.forward
 
     def batch_at(step: int) -> list[Batch]:
         current["step"] = step
+        current["asked"] += 1
         return toy_batch_at(step)
 
-    model.forward = lambda *inputs: clean(*inputs) * (math.nan if current["step"] in steps else 1.0)
+    model.forward = lambda *inputs: (
+        clean(*inputs) * (math.nan if current["step"] in steps and current["asked"] > after else 1.0)
+    )
     return batch_at
+
+
+def _step(model: Transformer) -> loop._StepOnce:
+    optimizer = Optimizer(model, assign(model, ToySettings()), newton_schulz_dtype=torch.float32)
+    return loop._StepOnce(Objective(model), optimizer, ToySettings(), CPU, Ranks(CPU))

@@ -97,7 +97,7 @@ def test_every_parameter_gets_exactly_one_optimizer_by_its_role() -> None:
     assert groups["embeddings"].names == ("embed_tokens",)
     assert groups["head"].names == ("lm_head",)
     assert groups["router"].names == ("layers.1.mlp.gate.weight", "mtp.block.mlp.gate.weight")
-    assert "layers.1.mlp.down" in groups["routed experts"].names
+    assert "layers.1.mlp.experts.down" in groups["routed experts"].names
     assert {"layers.0.mlp.gate_up", "layers.1.mlp.shared_experts.down", "mtp.eh_proj.weight"} <= {
         *groups["matrices"].names
     }
@@ -144,8 +144,6 @@ def test_state_has_an_entry_for_every_parameter_before_the_first_step() -> None:
     _set_gradients(model, 0)
     optimizer.step(1.0)
     assert set(optimizer.state()) == keys
-    with pytest.raises(ValueError, match="differs"):
-        optimizer.load_state({})
 
 
 def test_groups_that_forget_a_parameter_are_refused() -> None:

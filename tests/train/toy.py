@@ -34,6 +34,8 @@ class ToySettings:
     router_bias_rate: float = 0.01
     checkpoint_seconds: int = 1_000_000
     compile: bool = False
+    optimizer: str = "muon"
+    z_loss: float = 0.0
 
 
 TOY_CONFIG = ModelConfig(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given
@@ -10,6 +12,7 @@ from hypothesis import strategies as st
 from hanse.errors import InputError
 from hanse.model.config import ModelConfig
 from hanse.model.transformer import Transformer
+from hanse.parallel.ranks import micro_batches
 from hanse.tune.sft import PackedConversations, Packing, pack
 from hanse.tune.template import Rendered
 
@@ -21,8 +24,10 @@ def _conversation(number: int, length: int) -> Rendered:
 
 
 def _packing(**changes: object) -> Packing:
-    values: dict = {"sequence_length": 16, "batch_rows": 4, "micro_batch_rows": 2, "epochs": 1.0, "seed": 7}
-    return Packing(**(values | changes))
+    values: dict = {"sequence_length": 16, "batch_rows": 4, "micro_rows": 2, "epochs": 1.0, "seed": 7}
+    values |= changes
+    micro = micro_batches(values["batch_rows"], values.pop("micro_rows"), rank=0, ranks=1)
+    return Packing(**values, micro_batches=tuple(micro))
 
 
 MANY = [_conversation(number, 3 + number % 9) for number in range(1, 60)]
@@ -42,7 +47,7 @@ def test_rows_are_nearly_full() -> None:
 
 
 def test_only_the_assistants_tokens_and_its_end_count() -> None:
-    data = PackedConversations([_conversation(1, 8)], _packing(batch_rows=1, micro_batch_rows=1))
+    data = PackedConversations([_conversation(1, 8)], _packing(batch_rows=1, micro_rows=1))
     (batch,) = data.batch_at(0)
     assert batch.tokens_BT[0, :7].tolist() == [100, 101, 102, 103, 104, 105, 106]
     assert batch.targets_BT[0, :7].tolist() == [-100, -100, -100, 104, 105, 106, 107]
@@ -51,7 +56,7 @@ def test_only_the_assistants_tokens_and_its_end_count() -> None:
 
 
 def test_every_conversation_is_learnt_once_an_epoch() -> None:
-    data = PackedConversations(MANY, _packing(batch_rows=1, micro_batch_rows=1, epochs=2))
+    data = PackedConversations(MANY, _packing(batch_rows=1, micro_rows=1, epochs=2))
     seen: list[int] = []
     for step in range(data.steps):
         for batch in data.batch_at(step):
@@ -93,8 +98,8 @@ def test_the_order_changes_with_epoch_and_seed_but_the_digest_does_not() -> None
 
 
 def test_micro_batches_are_slices_of_the_step() -> None:
-    whole = PackedConversations(MANY, _packing(micro_batch_rows=4)).batch_at(1)
-    parts = PackedConversations(MANY, _packing(micro_batch_rows=1)).batch_at(1)
+    whole = PackedConversations(MANY, _packing(micro_rows=4)).batch_at(1)
+    parts = PackedConversations(MANY, _packing(micro_rows=1)).batch_at(1)
     assert [len(whole), len(parts)] == [1, 4]
     assert torch.equal(torch.cat([part.tokens_BT for part in parts]), whole[0].tokens_BT)
 
@@ -110,7 +115,7 @@ def test_what_cannot_be_used_is_counted_and_nothing_left_is_an_error() -> None:
 def test_few_conversations_still_make_one_step() -> None:
     data = PackedConversations([_conversation(1, 8)], _packing(batch_rows=64))
     assert data.steps == 1
-    assert len(data.batch_at(0)) == 1
+    assert [bool((batch.targets_BT != -100).any()) for batch in data.batch_at(0)] == [True] + 31 * [False]
 
 
 def test_neighbours_in_a_row_do_not_influence_each_other() -> None:
@@ -127,3 +132,21 @@ def test_neighbours_in_a_row_do_not_influence_each_other() -> None:
             is_mine = packed.documents_BT[0] == document
             alone = model(packed.tokens_BT[:1, is_mine], None)[0]
             torch.testing.assert_close(together[is_mine], alone, rtol=1e-4, atol=1e-5)
+
+
+def test_ranks_share_the_rows_of_a_step_without_overlap() -> None:
+    whole = PackedConversations(MANY, _packing(micro_rows=4)).batch_at(1)[0]
+    shares = [tuple(micro_batches(4, 1, rank=rank, ranks=2)) for rank in range(2)]
+    parts = [
+        batch
+        for share in shares
+        for batch in PackedConversations(MANY, replace(_packing(), micro_batches=share)).batch_at(1)
+    ]
+    assert torch.equal(torch.cat([part.tokens_BT for part in parts]), whole.tokens_BT)
+
+
+def test_fewer_conversations_than_a_batch_leave_rows_empty_on_some_rank() -> None:
+    last = tuple(micro_batches(4, 2, rank=1, ranks=2))
+    (batch,) = PackedConversations(MANY[:1], replace(_packing(), micro_batches=last)).batch_at(0)
+    assert batch.tokens_BT.shape == (2, 16)
+    assert not (batch.targets_BT != -100).any()

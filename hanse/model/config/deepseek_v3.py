@@ -1,17 +1,14 @@
-"""Sizes of a model: their names, what fits together, what they cost, and how to derive them from one dial.
-
-Runs without torch, so that `plan` and the command line can use it.
-"""
+"""Sizes of a `deepseek_v3` model (arXiv:2412.19437): what fits together, what it costs, its config.json."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
-from difflib import get_close_matches
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from hanse.errors import InputError
+from hanse.model.config.rotary import Rotary, rope_of
+from hanse.model.config.values import refuse_variants, require_positive, typed
 
 
 @dataclass(frozen=True)
@@ -46,6 +43,16 @@ class ModelConfig:
     tie_word_embeddings: bool = False
     num_nextn_predict_layers: int = 0
     initializer_range: float = 0.02
+
+    @property
+    def rotary(self) -> Rotary:
+        """The part of a head that positions turn."""
+        return Rotary(self.qk_rope_head_dim, self.rope_theta)
+
+    @property
+    def cache_width(self) -> int:
+        """Numbers that the cache keeps of a token in each layer: the latent, and the shared rotated key."""
+        return self.kv_lora_rank + self.qk_rope_head_dim
 
     @property
     def qk_head_dim(self) -> int:
@@ -106,9 +113,7 @@ class ModelConfig:
 
     def check(self) -> ModelConfig:
         """Return the config unchanged, or raise InputError for sizes that cannot work here or in a known runtime."""
-        for name in _POSITIVE:
-            if getattr(self, name) < 1:
-                raise InputError(f"[model] {name} = {getattr(self, name)}: must be at least 1.")
+        require_positive(self, _POSITIVE)
         if self.qk_rope_head_dim % 2:
             raise InputError(
                 f"[model] qk_rope_head_dim = {self.qk_rope_head_dim} is odd, but positions rotate pairs: make it even."
@@ -120,7 +125,7 @@ class ModelConfig:
             )
         if self.num_nextn_predict_layers not in (0, 1):
             raise InputError(f"[model] num_nextn_predict_layers = {self.num_nextn_predict_layers}: must be 0 or 1.")
-        if self.rope_theta <= 1 or self.initializer_range <= 0:
+        if not self.rope_theta > 1 or not self.initializer_range > 0:
             raise InputError("[model] rope_theta must be above 1 and initializer_range above 0.")
         self._check_known_traps()
         if self.n_routed_experts:
@@ -214,18 +219,20 @@ class ModelConfig:
             raise InputError(
                 f"config.json: model_type is {values.get('model_type')!r}; only 'deepseek_v3' can be read."
             )
-        rope = values.get("rope_parameters") or values.get("rope_scaling") or {}
-        _refuse_variants(values, rope)
-        known = {field.name for field in fields(cls)}
-        sizes = {key: value for key, value in values.items() if key in known and value is not None}
-        sizes["rope_theta"] = float(rope.get("rope_theta", values.get("rope_theta", 10000.0)))
-        sizes["rms_norm_eps"] = float(sizes.get("rms_norm_eps", 1e-6))
-        sizes["tie_word_embeddings"] = bool(
-            values.get("tie_word_embeddings") or values.get("hanse_tied_in_training", False)
-        )
+        rope = rope_of(values)
+        refuse_variants(values, _ONLY)
+        if rope["rope_type"] != "default":
+            raise InputError(
+                f"config.json: rope_type {rope['rope_type']!r} is not supported, only unscaled rotation ('default')."
+            )
+        values = {**values, "rope_theta": rope["rope_theta"]}
         if "num_mtp_layers" in values:
-            sizes.setdefault("num_nextn_predict_layers", values["num_mtp_layers"])
-        missing = [field.name for field in fields(cls) if field.name in _POSITIVE and field.name not in sizes]
+            values.setdefault("num_nextn_predict_layers", values["num_mtp_layers"])
+        sizes = typed(cls, values, where="config.json")
+        sizes["tie_word_embeddings"] = sizes.get("tie_word_embeddings", False) or bool(
+            values.get("hanse_tied_in_training")
+        )
+        missing = [name for name in _POSITIVE if name not in sizes]
         if missing:
             raise InputError(f"config.json: {', '.join(missing)} missing; a deepseek_v3 model needs them as integers.")
         if sizes.get("first_k_dense_replace", 0) >= sizes["num_hidden_layers"]:
@@ -249,120 +256,12 @@ _POSITIVE = (
 )
 
 
-def _refuse_variants(values: Mapping[str, Any], rope: Mapping[str, Any]) -> None:
-    """Raise InputError for what a deepseek_v3 config may say and this code does not compute."""
-    expected = {"scoring_func": "sigmoid", "topk_method": "noaux_tc", "rope_interleave": True, "hidden_act": "silu"}
-    expected |= {"attention_bias": False, "moe_layer_freq": 1}
-    for key, value in expected.items():
-        if values.get(key, value) != value:
-            raise InputError(f"config.json: {key} = {values[key]!r} is not supported, only {value!r}.")
-    kind = rope.get("rope_type", rope.get("type", "default"))
-    if kind != "default":
-        raise InputError(f"config.json: rope_type {kind!r} is not supported, only unscaled rotation ('default').")
-
-
-def derive(
-    size: str,
-    *,
-    vocab_size: int,
-    max_position_embeddings: int = 4096,
-    overrides: Mapping[str, Any] | None = None,
-) -> ModelConfig:
-    """Sizes for about `size` active parameters ("3M", "100M", "1.5B"), the rest by rule.
-
-    The hidden size is the multiple (of 32 below 256, then 64, then 256 from 2,048) whose model comes closest to the
-    dial; `_shape` is the rule. DeepSeek-V3's own proportions are its upper end.
-
-    Args:
-        size: active parameters as `active_parameters` counts them: a number with M or B.
-        vocab_size: tokens in the vocabulary.
-        max_position_embeddings: longest sequence, in tokens.
-        overrides: Hugging Face keys that replace what the rule gives. A `hidden_size` here settles the search.
-
-    Raises:
-        InputError: for a dial that cannot be read or reached, an unknown key, or sizes that cannot work.
-    """
-    target = _read_size(size)
-    overrides = dict(overrides or {})
-    known = {field.name for field in fields(ModelConfig)}
-    for key in overrides:
-        if key not in known:
-            near = get_close_matches(key, known, n=1)
-            raise InputError(f"[model] {key}: unknown key." + (f" Did you mean {near[0]}?" if near else ""))
-    common = {"vocab_size": vocab_size, "max_position_embeddings": max_position_embeddings}
-    widths = [overrides["hidden_size"]] if "hidden_size" in overrides else _WIDTHS
-    candidates = [replace(_shape(width, target, common), **overrides) for width in widths]
-    best = min(candidates, key=lambda config: abs(config.active_parameters() - target))
-    if "hidden_size" not in overrides and not 0.5 < best.active_parameters() / target < 2:
-        raise InputError(
-            f"[model] size = {size!r} cannot be reached with vocab_size = {best.vocab_size}: the nearest model has "
-            f"{best.active_parameters():,} active parameters; choose a size near that or another vocabulary."
-        )
-    return best.check()
-
-
-_WIDTHS = [*range(64, 256, 32), *range(256, 2048, 64), *range(2048, 16385, 256)]
-
-
-def _read_size(size: str) -> float:
-    """Active parameters from "3M" or "1.5B"."""
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([MB])\s*", size, re.IGNORECASE)
-    if not match or float(match[1]) == 0:
-        raise InputError(
-            f"[model] size = {size!r}: write active parameters as a number with M or B, such as '3M' or '1.5B'."
-        )
-    return float(match[1]) * {"M": 1e6, "B": 1e9}[match[2].upper()]
-
-
-def _shape(hidden: int, target: float, common: Mapping[str, Any]) -> ModelConfig:
-    """The rule: all sizes from the hidden size, and from the target what depends on the scale of the run.
-
-    Depth is 5 at width 256 and 61 at 7,168 (DeepSeek-V3), a power law between. From 100M active parameters
-    up the latent is 512 + 64 and heads are 128 wide, the shapes that fast kernels exist for. Routed and
-    shared experts of a token together are as wide as a dense layer. Weights start at 0.5 / sqrt(hidden), which is
-    DeepSeek-V3's 0.006 at its width. Below 10M active parameters experts cost more time than they save.
-    """
-    layers = max(2, round(5 * (hidden / 256) ** 0.75))
-    if layers in (26, 27):
-        layers = 25 if layers == 26 else 28
-    if layers in (47, 48):
-        layers = 49
-    is_large = target >= 100e6
-    head = 128 if is_large else 32 if hidden < 256 else 64
-    intermediate = _multiple(hidden * 8 / 3, 256 if is_large else 64)
-    config = ModelConfig(
-        hidden_size=hidden,
-        intermediate_size=intermediate,
-        num_hidden_layers=layers,
-        num_attention_heads=max(1, round(hidden / head)),
-        q_lora_rank=min(1536, _multiple(hidden / 2, 32)),
-        kv_lora_rank=512 if is_large else _multiple(hidden / 4, 32),
-        qk_nope_head_dim=head,
-        qk_rope_head_dim=64 if is_large else head // 2,
-        v_head_dim=head,
-        tie_word_embeddings=not is_large,
-        initializer_range=round(0.5 / hidden**0.5, 4),
-        **common,
-    )
-    return config if target < 10e6 else _with_experts(config, target)
-
-
-def _with_experts(config: ModelConfig, target: float) -> ModelConfig:
-    """Replace dense layers by experts: 16, 64, 128 or 256, of which 4 or 8 a token."""
-    experts = 16 if target < 100e6 else 64 if target < 3e9 else 128 if target < 20e9 else 256
-    top_k = 4 if experts == 16 else 8
-    step = 256 if target >= 1e9 else 32
-    return replace(
-        config,
-        n_routed_experts=experts,
-        num_experts_per_tok=top_k,
-        n_shared_experts=1,
-        moe_intermediate_size=_multiple(config.intermediate_size / (top_k + 1), step),
-        first_k_dense_replace=3 if target >= 10e9 else 1,
-        routed_scaling_factor=2.5 if experts >= 128 else 1.0,
-    )
-
-
-def _multiple(value: float, step: int) -> int:
-    """The multiple of `step` nearest to `value`, at least one step."""
-    return max(step, round(value / step) * step)
+#: What a deepseek_v3 config may say otherwise and this code does not compute.
+_ONLY = {
+    "scoring_func": "sigmoid",
+    "topk_method": "noaux_tc",
+    "rope_interleave": True,
+    "hidden_act": "silu",
+    "attention_bias": False,
+    "moe_layer_freq": 1,
+}

@@ -13,14 +13,14 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from hanse.console import duration
-from hanse.model.config import ModelConfig, derive
+from hanse.model.config import ApertusConfig, ForeignConfig, ModelConfig, configure
 from hanse.recipe import Recipe
 
 # Share of the measured matrix rate that a training step reaches on a CPU in float32; bench/train_cpu.py measures it.
 EFFICIENCY = 0.35
-# Float32 weights, gradients and two moments (Muon keeps one): bytes per parameter.
+# Where a model's tensors are not known one by one: float32 weights, gradients and two moments, bytes per parameter, and
+# float32 values that a layer keeps per token for the backward pass, in multiples of the hidden size.
 BYTES_PER_PARAMETER = 16
-# Float32 values that a layer keeps per token for the backward pass, in multiples of the hidden size.
 ACTIVATIONS_PER_LAYER = 40
 
 
@@ -39,11 +39,10 @@ class Plan:
     memory_bytes: int
 
 
-def model_config(recipe: Recipe) -> ModelConfig:
+def model_config(recipe: Recipe) -> ModelConfig | ApertusConfig | ForeignConfig:
     """The shapes that `[model]` stands for; the context is what training shows. Raises InputError if impossible."""
     context = max(training.sequence_length for training in (recipe.pretrain, *recipe.tune))
-    overrides = {"max_position_embeddings": context, **recipe.model.overrides}
-    return derive(recipe.model.size, vocab_size=recipe.tokenizer.vocab_size, overrides=overrides)
+    return configure(recipe.model, vocab_size=recipe.tokenizer.vocab_size, context=context)
 
 
 def plan(recipe: Recipe, *, matrix_flop_per_second: float | None = None) -> Plan:
@@ -55,10 +54,8 @@ def plan(recipe: Recipe, *, matrix_flop_per_second: float | None = None) -> Plan
     """
     config, train = model_config(recipe), recipe.pretrain
     rate = measured_matrix_rate() if matrix_flop_per_second is None else matrix_flop_per_second
-    tokens = train.steps * train.batch_tokens
+    tokens = train.tokens
     flop_per_token = config.flop_per_token(train.sequence_length)
-    micro = train.micro_batch_tokens or train.batch_tokens
-    activations = micro * config.num_hidden_layers * config.hidden_size * ACTIVATIONS_PER_LAYER * 4
     return Plan(
         parameters=config.parameters(),
         active_parameters=config.active_parameters(),
@@ -68,8 +65,31 @@ def plan(recipe: Recipe, *, matrix_flop_per_second: float | None = None) -> Plan
         flop=tokens * flop_per_token,
         matrix_flop_per_second=rate,
         seconds=tokens * flop_per_token / (EFFICIENCY * rate),
-        memory_bytes=config.parameters() * BYTES_PER_PARAMETER + activations,
+        memory_bytes=_memory_bytes(recipe, config),
     )
+
+
+def _memory_bytes(recipe: Recipe, config: ModelConfig | ApertusConfig | ForeignConfig) -> int:
+    """Of one process on a CPU in float32; with bfloat16 it is less."""
+    from hanse.plan.layout import Layout
+    from hanse.plan.memory import memory
+
+    train = recipe.pretrain
+    micro = train.micro_batch_tokens or train.batch_tokens
+    if isinstance(config, ForeignConfig):
+        activations = micro * config.num_hidden_layers * config.hidden_size * ACTIVATIONS_PER_LAYER * 4
+        return config.parameters() * BYTES_PER_PARAMETER + activations
+    needed = memory(
+        config,
+        Layout(nodes=1, per_node=1, micro_batch_tokens=micro),
+        vendor="cpu",
+        memory_bytes=0,
+        sequence_length=train.sequence_length,
+        compute_bytes=4,
+        has_mtp_loss=bool(train.mtp_weight),
+        optimizer=train.optimizer,
+    )
+    return needed.bytes
 
 
 def measured_matrix_rate(seconds: float = 0.3) -> float:
