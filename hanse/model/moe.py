@@ -6,7 +6,7 @@ Legend: N tokens, D hidden, E experts, K experts a token, S = N * K chosen pairs
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -15,9 +15,11 @@ from torch import Tensor, nn
 from hanse.model.config import ModelConfig
 
 
-@dataclass(frozen=True)
-class Routing:
-    """Chosen experts (N, K) int64 and their mixing weights (N, K) float32."""
+class Routing(NamedTuple):
+    """Chosen experts (N, K) int64 and their mixing weights (N, K) float32.
+
+    A tuple, because sharding looks for the tensors that a module returns, and finds none inside a dataclass.
+    """
 
     experts_NK: Tensor
     weights_NK: Tensor

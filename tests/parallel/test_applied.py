@@ -32,11 +32,17 @@ def test_a_model_without_memory_gets_the_weights_that_it_would_have_had() -> Non
     assert weights_digest(model) == weights_digest(toy_model(seed=3))
 
 
+on_cpu = pytest.mark.skipif(
+    torch.__version__ < "2.13", reason="this torch multiplies float8 with a scale a row on GPUs only"
+)
+
+
 def _wide(seed: int = 0) -> Transformer:
     return toy_model(seed, hidden_size=64, intermediate_size=96, q_lora_rank=32, kv_lora_rank=32, v_head_dim=16,
                      qk_nope_head_dim=24, qk_rope_head_dim=8)  # fmt: skip
 
 
+@on_cpu
 def test_float8_products_come_close_and_give_gradients_to_all() -> None:
     plain, model = _wide(), _wide()
     assert float8.apply(model) == 2 + 2  # attention and feed-forward of two blocks
@@ -55,6 +61,7 @@ def test_float8_products_come_close_and_give_gradients_to_all() -> None:
             assert alike > 0.9, name
 
 
+@on_cpu
 def test_a_run_in_float8_learns_as_well(tmp_path: Path) -> None:
     model = _wide()
     float8.apply(model)
