@@ -1,13 +1,14 @@
 """Muon needs whole matrices, sharding cuts them: each rank puts some together, orthogonalises them, hands them back.
 
 Two all-to-all exchanges of one shard's size each, and no rank does another's work (as Liu et al., "Muon is scalable for
-LLM training", arXiv:2502.16982, sec. 2.3, gather, but with every matrix at one rank only). Experts are cut between
-matrices and need none of it.
+LLM training", arXiv:2502.16982, sec. 2.3, gather, but with every matrix at one rank only). Experts that are cut between
+matrices need none of it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
@@ -30,37 +31,47 @@ def orthogonalize_shards(
     Returns:
         This rank's part of each result, in the order of `updates`. All ranks of a copy have to call it alike.
     """
-    is_cut = [_cut_axis(parameter) is not None for parameter in parameters]
-    at_home = [place for place, cut in enumerate(is_cut) if not cut and updates[place].numel()]
+    cuts = [_cut(parameter) for parameter in parameters]
+    at_home = [place for place, cut in enumerate(cuts) if cut is None and updates[place].numel()]
     results: list[Tensor] = list(updates)
     for place, result in zip(at_home, orthogonalize([updates[place] for place in at_home]), strict=True):
         results[place] = result
-    away = [place for place, cut in enumerate(is_cut) if cut]
-    if away:
-        cut = [parameters[place] for place in away]
-        done = _exchange([updates[place] for place in away], [p for p in cut if isinstance(p, DTensor)], orthogonalize)
-        for place, result in zip(away, done, strict=True):
+    for group in dict.fromkeys(cut.group for cut in cuts if cut):  # in the same order on every rank
+        places = [place for place, cut in enumerate(cuts) if cut and cut.group is group]
+        mine = [cut for cut in cuts if cut and cut.group is group]
+        done = _exchange([updates[place] for place in places], mine, orthogonalize)
+        for place, result in zip(places, done, strict=True):
             results[place] = result
     return results
 
 
-def _cut_axis(parameter: Tensor) -> int | None:
-    """The axis along which matrices of a parameter are cut apart; None if every rank's are whole."""
+@dataclass(frozen=True)
+class _Cut:
+    """How the matrices of a parameter are cut apart: along which axis, how long it is whole, over which ranks."""
+
+    axis: int
+    length: int
+    group: dist.ProcessGroup
+
+
+def _cut(parameter: Tensor) -> _Cut | None:
+    """None where every rank's matrices are whole."""
     if not isinstance(parameter, DTensor):
         return None
-    axes = {getattr(placement, "dim", 0) for placement in parameter.placements if not placement.is_replicate()}
-    inside = [axis for axis in axes if axis >= parameter.ndim - 2]
-    return inside[0] if inside else None
+    for dimension, placement in enumerate(parameter.placements):
+        axis = getattr(placement, "dim", 0)
+        if not placement.is_replicate() and axis >= parameter.ndim - 2:
+            return _Cut(axis, parameter.shape[axis], parameter.device_mesh.get_group(dimension))
+    return None
 
 
-def _exchange(updates: Sequence[Tensor], parameters: Sequence[DTensor], orthogonalize: Orthogonalize) -> list[Tensor]:
+def _exchange(updates: Sequence[Tensor], cuts: Sequence[_Cut], orthogonalize: Orthogonalize) -> list[Tensor]:
     """All matrices to their owners, and the results back."""
-    mesh = parameters[0].device_mesh
-    group = mesh.get_group(mesh.ndim - 1)
+    group = cuts[0].group
     ranks, me = dist.get_world_size(group), dist.get_rank(group)
-    owners = _owners([parameter.shape for parameter in parameters], ranks)
-    axes = [_cut_axis(parameter) or 0 for parameter in parameters]
-    shapes = [_shard_shapes(parameter.shape, axis, ranks) for parameter, axis in zip(parameters, axes, strict=True)]
+    shapes = [_shard_shapes(update.shape, cut, ranks) for update, cut in zip(updates, cuts, strict=True)]
+    wholes = [_with(update.shape, cut.axis, cut.length) for update, cut in zip(updates, cuts, strict=True)]
+    owners = _owners(wholes, ranks)
     sent = [[n for n, owner in enumerate(owners) if owner == rank] for rank in range(ranks)]
 
     flat = torch.cat([updates[n].reshape(-1) for numbers in sent for n in numbers])
@@ -70,20 +81,16 @@ def _exchange(updates: Sequence[Tensor], parameters: Sequence[DTensor], orthogon
     dist.all_to_all_single(arrived, flat, sizes_in, sizes_out, group=group)
 
     parts = [_unpack(piece, [shapes[n][rank] for n in sent[me]]) for rank, piece in enumerate(arrived.split(sizes_in))]
-    mine = [torch.cat([parts[rank][k] for rank in range(ranks)], axes[n]) for k, n in enumerate(sent[me])]
-    done = orthogonalize(mine)
-    back = [
-        matrix.split([shape[axes[n]] for shape in shapes[n]], axes[n]) for matrix, n in zip(done, sent[me], strict=True)
-    ]
-    flat_back = torch.cat(
-        [flat.new_empty(0), *(back[k][rank].reshape(-1) for rank in range(ranks) for k in range(len(mine)))]
-    )
+    mine = [torch.cat([parts[rank][k] for rank in range(ranks)], cuts[n].axis) for k, n in enumerate(sent[me])]
+    done = zip(orthogonalize(mine), sent[me], strict=True)
+    back = [matrix.split([shape[cuts[n].axis] for shape in shapes[n]], cuts[n].axis) for matrix, n in done]
+    pieces = [back[k][rank].reshape(-1) for rank in range(ranks) for k in range(len(mine))]
     returned = flat.new_empty(sum(sizes_out))
-    dist.all_to_all_single(returned, flat_back, sizes_out, sizes_in, group=group)
+    dist.all_to_all_single(returned, torch.cat([flat.new_empty(0), *pieces]), sizes_out, sizes_in, group=group)
 
     order = [n for numbers in sent for n in numbers]
-    pieces = dict(zip(order, _unpack(returned, [shapes[n][me] for n in order]), strict=True))
-    return [pieces[n] for n in range(len(parameters))]
+    results = dict(zip(order, _unpack(returned, [shapes[n][me] for n in order]), strict=True))
+    return [results[n] for n in range(len(cuts))]
 
 
 def _owners(shapes: Sequence[torch.Size], ranks: int) -> list[int]:
@@ -97,11 +104,15 @@ def _owners(shapes: Sequence[torch.Size], ranks: int) -> list[int]:
     return owners
 
 
-def _shard_shapes(shape: torch.Size, axis: int, ranks: int) -> list[torch.Size]:
+def _shard_shapes(shape: torch.Size, cut: _Cut, ranks: int) -> list[torch.Size]:
     """The shape of every rank's part, cut as `torch.chunk` does: the last ones may be empty."""
-    step = -(-shape[axis] // ranks)
-    sizes = [max(0, min(step, shape[axis] - rank * step)) for rank in range(ranks)]
-    return [torch.Size((*shape[:axis], size, *shape[axis + 1 :])) for size in sizes]
+    step = -(-cut.length // ranks)
+    sizes = [max(0, min(step, cut.length - rank * step)) for rank in range(ranks)]
+    return [_with(shape, cut.axis, size) for size in sizes]
+
+
+def _with(shape: torch.Size, axis: int, length: int) -> torch.Size:
+    return torch.Size((*shape[:axis], length, *shape[axis + 1 :]))
 
 
 def _unpack(flat: Tensor, shapes: Sequence[torch.Size]) -> list[Tensor]:

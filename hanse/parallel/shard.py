@@ -78,6 +78,12 @@ class Placed:
         self.objective.to(runtime.device)
 
 
+def sum_over_copies(objective: Objective, is_last: bool) -> None:
+    """Let copies of the model exchange gradients in the coming backward: in that of a step's last micro-batch only."""
+    if isinstance(objective, FSDPModule):
+        objective.set_requires_all_reduce(is_last)
+
+
 def blocks(model: Transformer) -> list[nn.Module]:
     """The blocks of a model, that of the multi-token module last."""
     return [*model.layers, *([model.mtp.block] if model.mtp is not None else [])]
@@ -97,11 +103,11 @@ def _shard(module: nn.Module, mesh: DeviceMesh, dtype: torch.dtype) -> None:
 
 
 def _placement(ranks: int, parameter: nn.Parameter) -> Shard:
-    """The axis to cut: experts whole; of a pair of matrices (2, F, D) the rows; else the first."""
+    """The axis to cut: between experts where that comes out even, else through their width; pairs (2, F, D) along F."""
     is_pair = parameter.ndim == 3 and parameter.shape[0] == 2
-    if is_pair and parameter.shape[1] % ranks == 0:  # FSDP cuts only its first axis unevenly
-        return Shard(1)
-    return Shard(0)
+    is_even = local(parameter).shape[0] % ranks == 0
+    axis = 1 if is_pair else 2 if parameter.ndim > 2 and not is_even else 0
+    return Shard(axis if parameter.shape[axis] % ranks == 0 else 0)  # FSDP cuts only its first axis unevenly
 
 
 def _materialise(model: Transformer, device: torch.device) -> None:

@@ -101,14 +101,21 @@ class Group:
 
 
 def part(weight: Weight, ranks: int) -> int:
-    """Numbers that the first rank keeps of a weight cut over `ranks`, the largest part.
+    """Numbers that the first rank keeps of a weight cut over `ranks`, the largest part."""
+    axis = cut_axis(weight, ranks)
+    return weight.count // weight.shape[axis] * -(-weight.shape[axis] // ranks)
 
-    Pairs of matrices (2, F, D) are cut along F where that comes out even, everything else along the first axis, as
-    `hanse.parallel.shard` does it. So experts are never cut, and with more ranks than experts some ranks hold none.
+
+def cut_axis(weight: Weight, ranks: int) -> int:
+    """The axis along which a weight is cut, as `hanse.parallel.shard` does it.
+
+    Pairs of matrices (2, F, D) along F, stacks of experts between them or, where that is uneven, through their width,
+    if that comes out even; everything else along the first axis.
     """
     shape = weight.shape
-    axis = 1 if len(shape) == 3 and shape[0] == 2 and shape[1] % ranks == 0 else 0
-    return weight.count // shape[axis] * -(-shape[axis] // ranks)
+    is_pair = len(shape) == 3 and shape[0] == 2
+    axis = 1 if is_pair else 2 if len(shape) > 2 and shape[0] % ranks else 0
+    return axis if shape[axis] % ranks == 0 else 0
 
 
 def groups(config: Native, layout: Layout) -> tuple[Group, ...]:

@@ -7,13 +7,14 @@ S (n - 1) / n. Ranks of a node share what enters it, each through its own networ
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from hanse.model.config import ApertusConfig
 from hanse.plan.activations import Native
-from hanse.plan.layout import Group, Layout, groups, kept
+from hanse.plan.layout import Group, Layout, cut_axis, groups, kept
 from hanse.plan.machines import Machine
 from hanse.plan.memory import IMBALANCE
+from hanse.plan.sizes import Weight
 
 # Of a link's rated bandwidth that long collectives reach, and what each hop of a ring waits. Assumed.
 LINK_EFFICIENCY = 0.7
@@ -83,7 +84,7 @@ def traffic(
     flows = [
         _sum_up(f"gather weights, {rounds} x {_times(found)}", _gathers(found, layout, rounds, compute_bytes)),
         _sum_up("sum gradients over shards", _reductions(found, layout, rounds)),
-        _over_copies(config, layout, rounds),
+        _over_copies(config, layout),
         _tokens(config, layout, rounds, compute_bytes),
         *([_updates(found, layout, compute_bytes)] if optimizer == "muon" else []),
     ]
@@ -113,14 +114,13 @@ def _reductions(found: Iterable[Group], layout: Layout, rounds: int) -> Iterable
             yield _ring(group, layout).gather("", group.count * 4 * rounds, rounds)
 
 
-def _over_copies(config: Native, layout: Layout, rounds: int) -> Flow:
-    """Parts of gradients, float32, summed over the ranks that keep the same part: a reduce-scatter and a gather."""
+def _over_copies(config: Native, layout: Layout) -> Flow:
+    """Parts of gradients, float32, summed once a step over the ranks that keep the same part: two passes of a ring."""
     if layout.replicate == 1:
         return Flow("", 0, 0, 0)
     total = sum(count for _, count in kept(config, layout)) * 4
     ring = _Ring(layout.replicate, max(1, layout.per_node // layout.shard))
-    calls = 2 * rounds * len(groups(config, layout))
-    return ring.gather("sum gradients over copies", 2 * total * rounds, calls)
+    return ring.gather("sum gradients over copies", 2 * total, 2 * len(groups(config, layout)))
 
 
 def _tokens(config: Native, layout: Layout, rounds: int, size: int) -> Flow:
@@ -142,21 +142,23 @@ def _tokens(config: Native, layout: Layout, rounds: int, size: int) -> Flow:
 
 
 def _updates(found: Iterable[Group], layout: Layout, size: int) -> Flow:
-    """Muon's updates of matrices that are cut: to the rank that has the whole one, and back. Experts are never cut."""
-    cut = sum(
-        weight.count
-        for group in found
-        for weight in group.weights
-        if weight.group == "matrices" and group.ranks > 1
-    )  # fmt: skip
-    ring = _Ring(layout.shard, min(layout.per_node, layout.shard))
-    mine = 2 * cut * size / layout.shard
-    return Flow(
-        "Muon's matrices to their rank and back",
-        mine * (ring.in_node - 1) / ring.ranks,
-        mine * (ring.ranks - ring.in_node) / ring.ranks,
-        2 * (layout.shard - 1),
-    )
+    """Muon's updates of matrices that are cut: to the rank that has the whole one, and back."""
+    flows = []
+    for group in found:
+        cut = sum(weight.count for weight in group.weights if _is_cut_through(weight, group.ranks))
+        if cut and group.ranks > 1:
+            ring = _ring(group, layout)
+            mine = 2 * cut * size / group.ranks
+            flows.append(
+                Flow("", mine * (ring.in_node - 1) / ring.ranks, mine * (ring.ranks - ring.in_node) / ring.ranks, 0)
+            )
+    moved = _sum_up("Muon's matrices to their rank and back", flows)
+    return replace(moved, hops=2 * (layout.shard - 1))
+
+
+def _is_cut_through(weight: Weight, ranks: int) -> bool:
+    """Whether Muon has to put it together: it moves matrices and experts, and needs them whole."""
+    return weight.group in ("matrices", "routed experts") and cut_axis(weight, ranks) >= len(weight.shape) - 2
 
 
 def _sum_up(name: str, flows: Iterable[Flow]) -> Flow:

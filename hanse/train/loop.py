@@ -19,14 +19,13 @@ from typing import Any, Literal, Protocol
 
 import torch
 from rich.console import Console
-from torch.distributed.fsdp import FSDPModule
 
 from hanse.data.loader import IGNORED, Batch
 from hanse.errors import InputError, Interrupted
 from hanse.model.loss import Objective, further_counted
 from hanse.model.transformer import RouterLoad, Transformer
 from hanse.parallel.ranks import Ranks
-from hanse.parallel.shard import Placed
+from hanse.parallel.shard import Placed, sum_over_copies
 from hanse.runtime import Runtime
 from hanse.train import dry
 from hanse.train.checkpoint import Checkpoints, fingerprint
@@ -318,8 +317,7 @@ class _StepOnce:
         for number, (batch, count) in enumerate(zip(batches, counts, strict=True), 1):
             if not count and self.ranks.size == 1:
                 continue
-            if isinstance(self.objective, FSDPModule):  # copies of the model exchange gradients once a step
-                self.objective.set_requires_all_reduce(number == len(batches))
+            sum_over_copies(self.objective, number == len(batches))
             parts = (batch.tokens_BT, batch.targets_BT, batch.documents_BT)
             tokens_BT, targets_BT, documents_BT = (p.to(self.runtime.device, non_blocking=True) for p in parts)
             with self.runtime.autocast():

@@ -28,7 +28,9 @@ def _assert_alike(one: Path, other: Path, left: dict, right: dict) -> None:
         {"ranks": 2, "expert": 2},
         {"ranks": 2, "replicate": 2},
         {"ranks": 2, "recompute": True, "on_meta": True},
+        {"ranks": 2, "experts": 3},
         pytest.param({"ranks": 4, "replicate": 2}, marks=pytest.mark.slow),
+        pytest.param({"ranks": 4, "expert": 2, "experts": 6}, marks=pytest.mark.slow),
         pytest.param({"ranks": 4, "expert": 2}, marks=pytest.mark.slow),
         pytest.param({"ranks": 4, "expert": 4, "on_meta": True}, marks=pytest.mark.slow),
         pytest.param({"ranks": 4, "replicate": 2, "expert": 2, "recompute": True}, marks=pytest.mark.slow),
@@ -36,6 +38,8 @@ def _assert_alike(one: Path, other: Path, left: dict, right: dict) -> None:
     ids=lambda layout: "-".join(f"{key}{value}" for key, value in layout.items()),
 )
 def test_several_ranks_train_the_model_that_one_trains(server: RankServer, tmp_path: Path, layout: dict) -> None:
-    one = server.run(tmp_path / "one", 1, **MTP)
-    many = server.run(tmp_path / "many", layout.pop("ranks"), **MTP, **layout)
+    config = MTP["config"] | {"n_routed_experts": layout.pop("experts", 8)}  # an uneven number is cut through
+    shapes = MTP | {"config": config}
+    one = server.run(tmp_path / "one", 1, **shapes)
+    many = server.run(tmp_path / "many", layout.pop("ranks"), **shapes, **layout)
     _assert_alike(tmp_path / "one", tmp_path / "many", one, many)

@@ -20,7 +20,7 @@ from torch import Tensor
 from hanse.model.config import derive
 from hanse.model.transformer import Transformer
 from hanse.parallel.ranks import Ranks
-from hanse.parallel.shard import Placed, local
+from hanse.parallel.shard import Placed, local, sum_over_copies
 from hanse.runtime import Runtime
 from hanse.train.optimizer import Optimizer, assign
 
@@ -55,8 +55,9 @@ def main(job: dict[str, Any]) -> None:
     moved: dict[str, float] = {}
     peaks: dict[str, int] = {}
     count(moved)
-    for _ in range(job["rounds"]):
+    for number in range(1, job["rounds"] + 1):
         reset_peak()
+        sum_over_copies(placed.objective, number == job["rounds"])
         with runtime.autocast():
             loss, _ = placed.objective(tokens_BT, tokens_BT, documents_BT, with_mtp=False)
         (loss / 1000).backward()
