@@ -147,7 +147,7 @@ def stages(recipe: Recipe, store: Store, *, runtime: Runtime, ranks: Ranks, cons
     for number, tune in enumerate(recipe.tune, 1):
         last = number == len(recipe.tune)
         tuned = f"model/{recipe.name}-{'chat' if last else f'tune{number}'}"
-        assert conversations is not None  # recipe.py checked that every tune names a source of conversations
+        assert conversations is not None  # the recipe was checked: every tune names a source of conversations
         plan.append(_tune(recipe, tune, tuned, model, conversations, runtime, ranks, console))
         model = tuned
     evaluation = f"evaluation/{model.removeprefix('model/')}"
@@ -306,7 +306,7 @@ def _tokenizer(recipe: Recipe, dataset: str, conversations: str | None, console:
 
 def _start(recipe: Recipe) -> dict[str, str]:
     """What the folder in [model] start holds; where it lies is no part of what is made."""
-    from hanse.model.config.folder import digests
+    from hanse.train.start import digests
 
     return digests(Path(str(recipe.model.start)))
 

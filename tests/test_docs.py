@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from hanse import cli, recipe
+from hanse.model.config import keys as keys_of
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted(page for page in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")) if page.is_file())
@@ -111,7 +112,7 @@ def test_every_setting_on_a_command_line_fits_the_recipe():
 def test_every_key_in_a_table_exists_with_the_default_that_is_named():
     known = {section: set(model.model_fields) for section, model in SECTIONS.items()}
     families = ("deepseek_v3", "apertus")
-    known["model"] = {*(key for family in families for key in recipe._model_keys(family)), *recipe.Model.model_fields}
+    known["model"] = {*(key for family in families for key in keys_of(family)), *recipe.Model.model_fields}
     found = key_tables()
     assert {page for page, *_ in found} >= {"recipe.md", "data.md", "model.md", "training.md", "evaluation.md"}
     for page, defaults, section, rows in found:

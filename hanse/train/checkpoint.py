@@ -144,6 +144,7 @@ class Checkpoints:
         Raises:
             InputError: the newest whole checkpoint belongs to another model, other data or other settings.
         """
+        self.finish()
         if self.ranks.is_first:
             for partial in self.folder.glob(f"{PARTIAL}*"):
                 _remove(partial)

@@ -10,90 +10,30 @@ from __future__ import annotations
 import math
 import statistics
 import time
-import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any
 
-import torch
 from rich.console import Console
 
-from hanse.data.loader import IGNORED, Batch
+from hanse.data.loader import Batch
 from hanse.errors import InputError, Interrupted
-from hanse.model.loss import Objective, further_counted
 from hanse.model.transformer import RouterLoad, Transformer
 from hanse.parallel.ranks import Ranks
-from hanse.parallel.shard import Placed, sum_over_copies
+from hanse.parallel.shard import Placed
 from hanse.runtime import Runtime
 from hanse.train import dry
 from hanse.train.checkpoint import Checkpoints, fingerprint
 from hanse.train.guard import Guard, StopSignals
 from hanse.train.metrics import MetricsLog, ProgressReport, Summary, aligned
-from hanse.train.optimizer import Optimizer, Rates, assign, table
+from hanse.train.optimizer import Optimizer, assign, table
 from hanse.train.schedule import warmup_stable_decay
+from hanse.train.step import Outcome, Settings, Step, mtp_weight_of
+from hanse.train.tally import Tally, layout, resume, roll_back
 
 METRICS = "metrics.jsonl"
-ROLLBACKS = 3  # to one checkpoint for want of a finite number, before the run gives up
-
-
-class Settings(Rates, Protocol):
-    """What the loop reads from a recipe's [pretrain] or [[tune]] section; `mtp_weight` too, where there is one."""
-
-    @property
-    def warmup_share(self) -> float: ...
-    @property
-    def decay_share(self) -> float: ...
-    @property
-    def gradient_clip(self) -> float: ...
-    @property
-    def router_bias_rate(self) -> float: ...
-    @property
-    def checkpoint_seconds(self) -> int: ...
-    @property
-    def z_loss(self) -> float: ...
-    @property
-    def compile(self) -> bool | Literal["auto"]: ...
-
-
-@dataclass(frozen=True)
-class Tally:
-    """How far a run is: what a checkpoint's state.json holds.
-
-    Attributes:
-        fingerprint: of the run.
-        threads, layout: CPU threads and ranks; bits repeat only at equal ones.
-        step: optimizer steps done.
-        data_offset: how many steps' data rollbacks have left out.
-        rollbacks: what happened each time.
-        compiled: whether blocks run compiled; None before that is known.
-    """
-
-    fingerprint: str
-    threads: int
-    layout: str = "1 rank"
-    step: int = 0
-    tokens: int = 0
-    counted_tokens: int = 0
-    seconds: float = 0.0
-    data_offset: int = 0
-    rollbacks: list[dict[str, Any]] = field(default_factory=list)
-    compiled: bool | None = None
-    guard: dict[str, Any] = field(default_factory=dict)
-
-    def data_step(self, steps: int) -> int:
-        """Which step's data comes next. After rollbacks the run's own ends early, and its beginning comes once more."""
-        return (self.step + self.data_offset) % steps
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """One forward and backward pass over all micro-batches of all ranks: mean loss in nats a counted token."""
-
-    loss: float
-    tokens: int
-    counted_tokens: int
 
 
 def train(
@@ -150,10 +90,10 @@ def train(
     checkpoints = Checkpoints(
         scratch, model, optimizer, ranks, milestones=kept, is_asynchronous=runtime.device.type == "cuda"
     )
-    tally = Tally(fingerprint(model, {**identity, "steps": steps}), runtime.threads, _layout(ranks))
-    tally = _resume(checkpoints, runtime, tally)
-    step_once = _StepOnce(placed.objective, optimizer, settings, runtime, ranks)
-    mtp_weight = _mtp_weight(settings, steps)
+    tally = Tally(fingerprint(model, {**identity, "steps": steps}), runtime.threads, layout(ranks))
+    tally = resume(checkpoints, runtime, tally)
+    step_once = Step(placed.objective, optimizer, settings, runtime, ranks)
+    mtp_weight = mtp_weight_of(settings, steps)
 
     with (
         StopSignals() as stop,
@@ -185,7 +125,7 @@ def train(
             norm = step_once.clip()
             dropped = guard.verdict(tally.step, loss=outcome.loss, gradient_norm=norm)
             if guard.trouble:
-                tally = _roll_back(checkpoints, tally, guard, report)
+                tally = roll_back(checkpoints, tally, guard, report.say)
                 guard = Guard(**tally.guard)
                 step_once.discard()
                 log.cut(tally.step)
@@ -216,143 +156,6 @@ def train(
     checkpoints.move_milestones(run)
     model.eval()
     return _summary(tally, log.rows, batch_at, model, runtime, ranks)
-
-
-def _resume(checkpoints: Checkpoints, runtime: Runtime, fresh: Tally) -> Tally:
-    """Continue from the newest whole checkpoint, at its number of threads unless a person chose another."""
-    found = checkpoints.newest(fresh.fingerprint)
-    if found is None:
-        return fresh
-    checkpoints.load(found)
-    tally = Tally(**found.state)
-    if tally.layout != fresh.layout:
-        _warn_bits(f"{fresh.layout} a run begun with {tally.layout}")
-        return replace(tally, threads=runtime.threads, layout=fresh.layout)
-    if tally.threads != runtime.threads and runtime.threads_chosen:
-        _warn_bits(f"{runtime.threads} threads a run begun with {tally.threads}")
-        return replace(tally, threads=runtime.threads)
-    if tally.threads != runtime.threads:
-        replace(runtime, threads=tally.threads).apply()
-    return tally
-
-
-def _mtp_weight(settings: Settings, steps: int) -> Callable[[int], float]:
-    """The weight of the multi-token loss at each step: mtp_weight, and mtp_final_weight while rates decay."""
-    first = float(getattr(settings, "mtp_weight", 0.0))
-    final = getattr(settings, "mtp_final_weight", None)
-    decay_begins = steps - round(settings.decay_share * steps)
-    return lambda step: first if final is None or step < decay_begins else float(final)
-
-
-def _warn_bits(change: str) -> None:
-    warnings.warn(
-        f"continuing with {change}: the weights will differ from an uninterrupted run's in the last bits.",
-        stacklevel=4,
-    )
-
-
-def _layout(ranks: Ranks) -> str:
-    if ranks.size == 1:
-        return "1 rank"
-    return f"{ranks.size} ranks (replicate {ranks.replicate}, expert {ranks.expert})"
-
-
-def _roll_back(checkpoints: Checkpoints, tally: Tally, guard: Guard, report: ProgressReport) -> Tally:
-    """Back to the last checkpoint before the trouble; the data since then is skipped, and that is recorded.
-
-    Raises:
-        InputError: there is no such checkpoint, or it was tried often enough.
-    """
-    trouble = guard.trouble
-    assert trouble is not None
-    found = checkpoints.newest(tally.fingerprint, at_most=trouble.since)
-    before = [entry for entry in tally.rollbacks if found and entry["to_step"] == found.path.name]
-    if found is None or len(before) >= ROLLBACKS:
-        tried = f" {len(before)} times after going back to {found.path.name}" if found else ""
-        raise InputError(
-            f"training: {trouble.what}, the last in step {tally.step + 1}{tried}; lower learning_rate and "
-            "adam_learning_rate, or raise warmup_share, and run again."
-        )
-    checkpoints.load(found)
-    back = Tally(**found.state)
-    skipped = tally.step + 1 - back.step
-    first = back.step + tally.data_offset
-    entry = {
-        "why": trouble.what,
-        "at_step": tally.step + 1,
-        "to_step": found.path.name,
-        "skipped_data_steps": [first, first + skipped],
-    }
-    report.say(f"{trouble.what}: back from step {tally.step + 1} to {found.path.name}, skipping the data since then")
-    checkpoints.forget_after(back.step)
-    return replace(
-        back,
-        data_offset=tally.data_offset + skipped,
-        rollbacks=[*tally.rollbacks, entry],
-        compiled=tally.compiled,
-        guard={**back.guard, "accepts_high": trouble.is_high_loss},
-    )
-
-
-class _StepOnce:
-    """The parts of one optimizer step, over all ranks."""
-
-    def __init__(
-        self, objective: Objective, optimizer: Optimizer, settings: Settings, runtime: Runtime, ranks: Ranks
-    ) -> None:
-        self.objective, self.optimizer = objective, optimizer
-        self.settings, self.runtime, self.ranks = settings, runtime, ranks
-
-    def forward_backward(
-        self, batches: Sequence[Batch], *, step: int, mtp_weight: float, needs_counted: bool = True
-    ) -> Outcome:
-        """Add up gradients of the step's loss: summed over counted positions, divided by their number on all ranks."""
-        counts = [int((batch.targets_BT != IGNORED).sum()) for batch in batches]
-        further = sum(further_counted(batch.targets_BT, batch.documents_BT) for batch in batches) if mtp_weight else 0
-        tokens = sum(batch.tokens_BT.numel() for batch in batches)
-        counted, all_further, all_tokens = self.ranks.sum(sum(counts), further, tokens)
-        if not counted and needs_counted:
-            raise InputError(f"training: no position of step {step + 1} counts for the loss; check the data's masks.")
-        loss_total = torch.zeros((), dtype=torch.float32, device=self.runtime.device)
-        for number, (batch, count) in enumerate(zip(batches, counts, strict=True), 1):
-            if not count and self.ranks.size == 1:
-                continue
-            sum_over_copies(self.objective, number == len(batches))
-            parts = (batch.tokens_BT, batch.targets_BT, batch.documents_BT)
-            tokens_BT, targets_BT, documents_BT = (p.to(self.runtime.device, non_blocking=True) for p in parts)
-            with self.runtime.autocast():
-                loss_sum, further_sum = self.objective(tokens_BT, targets_BT, documents_BT, with_mtp=bool(mtp_weight))
-            objective = loss_sum / max(1, counted)
-            if mtp_weight:
-                objective = objective + mtp_weight * further_sum / max(1, all_further)
-            objective.backward()
-            loss_total += loss_sum.detach()
-        (loss,) = self.ranks.sum(float(loss_total))
-        return Outcome(loss=loss / max(1, counted), tokens=int(all_tokens), counted_tokens=int(counted))
-
-    @torch.no_grad()
-    def clip(self) -> float:
-        """Shorten the gradient to the limit; returns its norm before. Its parts may lie on different meshes."""
-        gradients = [part for part in self.optimizer.gradients().values() if part.numel()]
-        squares = torch.stack(torch._foreach_norm(gradients)).square().sum()
-        norm = float(self.ranks.sum_over_shards(squares).sqrt())
-        factor = self.settings.gradient_clip / (norm + 1e-6)
-        if factor < 1:
-            torch._foreach_mul_(gradients, factor)
-        return norm
-
-    def move(self, factor: float) -> list[RouterLoad]:
-        """Move weights and router biases; with a factor of 0 neither, but the counts are emptied all the same."""
-        if factor:
-            self.optimizer.step(factor)
-        self.optimizer.zero_grad()
-        model = self.objective.model
-        self.ranks.sum_tensors([router.counts_E for router in model.routers().values()])
-        return model.update_router_bias(self.settings.router_bias_rate if factor else 0.0)
-
-    def discard(self) -> None:
-        """Forget a step's gradients and counts."""
-        self.move(0.0)
 
 
 def _is_due(step: int, saved_at: float, settings: Settings, checkpoint_steps: int | None) -> bool:

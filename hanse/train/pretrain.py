@@ -14,7 +14,6 @@ from hanse.data.mixture import Mixture, lines, table
 from hanse.data.shards import Shards
 from hanse.data.tokenizer import FILES, Tokenizer
 from hanse.model import hf
-from hanse.model.config.folder import digests
 from hanse.model.transformer import Transformer
 from hanse.parallel.ranks import Ranks, micro_batches
 from hanse.parallel.shard import whole
@@ -23,6 +22,7 @@ from hanse.runtime import Runtime
 from hanse.train.goldfish import hide
 from hanse.train.loop import train
 from hanse.train.metrics import Summary
+from hanse.train.start import digests
 
 if TYPE_CHECKING:
     from hanse.console import Console

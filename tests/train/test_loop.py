@@ -20,8 +20,9 @@ from hanse.model.loss import Objective
 from hanse.model.transformer import Transformer
 from hanse.parallel.ranks import Ranks
 from hanse.parallel.shard import Placed
-from hanse.train import dry, loop
+from hanse.train import dry
 from hanse.train.optimizer import Optimizer, assign
+from hanse.train.step import Step
 
 
 def test_training_learns_and_reports_what_it_did(tmp_path: Path) -> None:
@@ -269,6 +270,6 @@ def _poisoned(model: torch.nn.Module, steps: set[int], *, after: int = 0):
     return batch_at
 
 
-def _step(model: Transformer) -> loop._StepOnce:
+def _step(model: Transformer) -> Step:
     optimizer = Optimizer(model, assign(model, ToySettings()), newton_schulz_dtype=torch.float32)
-    return loop._StepOnce(Objective(model), optimizer, ToySettings(), CPU, Ranks(CPU))
+    return Step(Objective(model), optimizer, ToySettings(), CPU, Ranks(CPU))

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from hanse.errors import InputError
-from hanse.store.digest import sha256_file
 
 WEIGHTS = "model.safetensors"
 INDEX = f"{WEIGHTS}.index.json"
@@ -81,9 +80,3 @@ def read_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
 def numbers_in(shapes: Shapes) -> int:
     """How many numbers the tensors hold together."""
     return sum(math.prod(shape) for shape in shapes.values())
-
-
-def digests(folder: Path) -> dict[str, str]:
-    """SHA-256 of the files that make a model folder what it is: sizes, weights, tokenizer; by name."""
-    named = [*weight_files(folder), folder / "config.json", folder / "tokenizer.json"]
-    return {path.name: sha256_file(path) for path in named if path.is_file()}

@@ -1,32 +1,23 @@
-"""A recipe: what to make, as typed TOML. Where it runs is decided in `runtime.py`, never here.
-
-Every key that is not known is an error with a suggestion; every default is printed by `hanse run --dry-run`.
-"""
+"""The sections of a recipe: their keys, what fits together, and what each means where a name cannot say it."""
 
 from __future__ import annotations
 
 import datetime
-import difflib
 import re
-import sys
-import tomllib
-from collections.abc import Iterable, Mapping
-from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
     SerializerFunctionWrapHandler,
-    ValidationError,
     field_validator,
     model_serializer,
     model_validator,
 )
 
-from hanse.errors import InputError
 from hanse.languages import EU24, LANGUAGES
+from hanse.recipe.suggestion import suggestion
 from hanse.train.ramp import PARTS, Ramp
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -359,7 +350,7 @@ class Recipe(Section):
     def _parts_fit(self) -> Recipe:
         for code in self.languages:
             if code not in LANGUAGES:
-                raise ValueError(f"languages: '{code}' is not served.{_suggestion(code, LANGUAGES)}")
+                raise ValueError(f"languages: '{code}' is not served.{suggestion(code, LANGUAGES)}")
         if not self.languages or len(set(self.languages)) != len(self.languages):
             raise ValueError("languages: name each language once, and at least one")
         names = [source.name for source in self.source]
@@ -371,7 +362,7 @@ class Recipe(Section):
             raise ValueError("curate: day: missing; contracts are judged as of a day, for example 2026-11-22")
         weighed = set(self.pretrain.source_weight).union(*(stage.source_weight for stage in self.pretrain.stage))
         for name in sorted(weighed - set(names)):
-            raise ValueError(f"pretrain: source_weight names '{name}', which is no source.{_suggestion(name, names)}")
+            raise ValueError(f"pretrain: source_weight names '{name}', which is no source.{suggestion(name, names)}")
         if self.model.start and self.tokenizer != Tokenizer():
             raise ValueError("tokenizer: the model in [model] start brings its own; leave this section out")
         if self.model.start and self.pretrain.mtp_weight:
@@ -387,7 +378,7 @@ class Recipe(Section):
         for tune in self.tune:
             if tune.source not in names:
                 raise ValueError(
-                    f"tune: source '{tune.source}' is not among the sources.{_suggestion(tune.source, names)}"
+                    f"tune: source '{tune.source}' is not among the sources.{suggestion(tune.source, names)}"
                 )
             if self.source[names.index(tune.source)].kind not in ("atlas", "conversations"):
                 raise ValueError(
@@ -400,120 +391,6 @@ class Recipe(Section):
         return tuple(source for source in self.source if source.kind != "conversations")
 
 
-def load(path: Path, settings: Iterable[str] = ()) -> Recipe:
-    """Read a recipe and apply `--set section.key=value` on top.
-
-    Args:
-        path: the TOML file; paths in it are relative to its folder.
-        settings: `section.key=value` strings; the value is TOML, or a bare string; `tune.0.epochs=2` reaches into
-            lists; a path given here is relative to the current folder.
-
-    Raises:
-        InputError: the file cannot be read, is not TOML, or holds a key or value that does not fit.
-    """
-    try:
-        data = tomllib.loads(path.read_bytes().decode("utf-8"))
-    except FileNotFoundError:
-        shipped = ", ".join(sorted(str(found) for found in embedded().parent.glob("*.toml")))
-        raise InputError(f"{path}: no such recipe. Those that come with Hanse: {shipped}.") from None
-    except IsADirectoryError:
-        raise InputError(f"{path}: is a folder; name the recipe file in it.") from None
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}).") from None
-    except UnicodeDecodeError:
-        raise InputError(f"{path}: is not UTF-8 text.") from None
-    except tomllib.TOMLDecodeError as error:
-        raise InputError(f"{path}: is not valid TOML: {error}.") from None
-    _make_paths_absolute(data, path.parent)
-    for setting in settings:
-        _apply(data, setting)
-    _make_paths_absolute(data, Path.cwd())
-    return parse(data, where=str(path))
-
-
-def embedded() -> Path:
-    """The recipe that runs when none is named: beside the package in a checkout, else where pip put it."""
-    places = [Path(__file__).parents[1] / "recipes", Path(sys.prefix) / "share" / "hanse" / "recipes"]
-    return next((p / "atlas.toml" for p in places if (p / "atlas.toml").is_file()), places[-1] / "atlas.toml")
-
-
-def parse(data: Mapping[str, Any], *, where: str) -> Recipe:
-    """Check a recipe's data. Raises InputError that names file, section, key and, for a misspelling, the likely key."""
-    try:
-        return Recipe.model_validate(data)
-    except ValidationError as error:
-        raise InputError(f"{where}: {_sentence(error)}") from None
-
-
-def _apply(data: dict[str, Any], setting: str) -> None:
-    key, separator, value = setting.partition("=")
-    if not separator or not key.strip():
-        raise InputError(f"--set {setting}: write section.key=value, for example pretrain.budget_tokens=1000000.")
-    *parents, last = key.strip().split(".")
-    place: Any = data
-    for parent in parents:
-        if isinstance(place, list):
-            if not parent.isdigit() or int(parent) >= len(place):
-                raise InputError(f"--set {setting}: '{parent}' is not one of the {len(place)} entries; count from 0.")
-            place = place[int(parent)]
-        else:
-            place = place.setdefault(parent, {})
-        if not isinstance(place, dict | list):
-            raise InputError(f"--set {setting}: '{parent}' is a value, not a section.")
-    if isinstance(place, list):
-        raise InputError(
-            f"--set {setting}: '{parents[-1]}' is a list; say which entry, for example {parents[-1]}.0.{last}."
-        )
-    place[last] = _value(value.strip())
-
-
-def _value(text: str) -> Any:
-    try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        return text
-
-
-def _sentence(error: ValidationError) -> str:
-    """The first problem of a recipe, as one sentence with its place and remedy."""
-    first = error.errors(include_url=False)[0]
-    *parents, key = first["loc"] or ("",)
-    message = first["msg"].removeprefix("Value error, ")
-    if first["type"] == "value_error":  # our own rules already begin with the key
-        return f"{_place(first['loc'])}{message}{'' if message.endswith(('?', '.')) else '.'}"
-    if first["type"] == "extra_forbidden":
-        return f"{_place(parents)}{key}: unknown key.{_suggestion(str(key), _keys(parents))}"
-    if first["type"] == "missing":
-        return f"{_place(parents)}{key}: missing; the recipe has to say it."
-    given = first.get("input")
-    shown = f" (given: {given!r})" if isinstance(given, str | int | float | bool) else ""
-    return f"{_place(parents)}{key}: {message}{shown}."
-
-
-def _place(location: Iterable[int | str]) -> str:
-    names = [str(part) if isinstance(part, str) else f"#{part}" for part in location]
-    return f"[{' '.join(names)}] " if names else ""
-
-
-def _keys(location: Iterable[int | str]) -> list[str]:
-    section: type[BaseModel] = Recipe
-    for part in location:
-        if isinstance(part, str):
-            annotation = section.model_fields[part].annotation
-            inner = [a for a in (annotation, *get_args(annotation)) if isinstance(a, type) and issubclass(a, BaseModel)]
-            section = inner[0] if inner else section
-    return list(section.model_fields)
-
-
-def _suggestion(word: str, known: Iterable[str]) -> str:
-    known = list(known)
-    close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
-    shuffled = [k for k in known if sorted(k.split("_")) == sorted(word.split("_"))]
-    parts = [k for k in known if set(word.split("_")) & set(k.split("_"))]
-    best = (shuffled or close or parts)[:1]
-    return f" Did you mean {best[0]}?" if best else f" Known here: {', '.join(known)}."
-
-
 def _model_keys(family: str) -> tuple[str, ...]:
     from hanse.model.config import keys  # torch-free
 
@@ -523,24 +400,4 @@ def _model_keys(family: str) -> tuple[str, ...]:
 def _unknown_model_key(family: str, key: str, known: list[str]) -> str:
     from hanse.model.config import key_of_another
 
-    return key_of_another(family, key) or f"{key}: unknown key.{_suggestion(key, known)}"
-
-
-def _make_paths_absolute(data: Mapping[str, Any], folder: Path) -> None:
-    """Anchor the relative paths of data that is not checked yet, so anything of another shape is left alone."""
-    sources = data.get("source")
-    places = ("curate", "model", "release")
-    sections = [*(sources if isinstance(sources, list) else []), *(data.get(name) for name in places)]
-    for section in (section for section in sections if isinstance(section, dict)):
-        for key in ("path", "key", "start", *CURATE_PATHS):
-            if key == "path" and section.get("kind") == "hub":
-                continue  # a name, not a place
-            value = section.get(key)
-            if isinstance(value, list):
-                section[key] = [_absolute(each, folder) for each in value]
-            elif value:
-                section[key] = _absolute(value, folder)
-
-
-def _absolute(value: Any, folder: Path) -> Any:
-    return str((folder / Path(value).expanduser()).absolute()) if isinstance(value, str) else value
+    return key_of_another(family, key) or f"{key}: unknown key.{suggestion(key, known)}"
