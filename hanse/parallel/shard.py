@@ -59,7 +59,10 @@ class Placed:
             )
         self.objective = Objective(model, z_weight=z_weight)
         if ranks.expert > 1:
-            for experts in [module for module in model.modules() if isinstance(module, RoutedExperts)]:
+            stacks = [module for module in model.modules() if isinstance(module, RoutedExperts)]
+            if not stacks:
+                raise InputError(f"--expert {ranks.expert}: this model has no experts to split; leave it out.")
+            for experts in stacks:
                 expert.split(experts, ranks)
                 _shard(experts, ranks.outer_mesh(), runtime.dtype)
         if runtime.float8 and float8.is_served(runtime.device):

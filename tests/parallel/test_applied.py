@@ -84,6 +84,13 @@ def test_a_missing_torchao_is_named_with_the_command(monkeypatch: pytest.MonkeyP
         float8.apply(toy_model())
 
 
+def test_experts_of_a_dense_model_cannot_be_split() -> None:
+    ranks = Ranks(CPU)
+    ranks.expert = 2
+    with pytest.raises(InputError, match="--expert 2: this model has no experts to split"):
+        Placed(toy_model(n_routed_experts=0, first_k_dense_replace=0), ranks, CPU)
+
+
 def test_compiled_blocks_can_be_switched_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[int] = []
 
