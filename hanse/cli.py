@@ -49,7 +49,8 @@ def main(arguments: list[str] | None = None) -> int:
         if not _is_lost_peer(error):
             raise
         rank = os.environ.get("RANK", "0")
-        print(f"hanse: rank {rank}: another rank has ended. All go on from the last checkpoint with: "
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        print(f"hanse: rank {rank}: another rank has ended ({reason}). All go on from the last checkpoint with: "
               f"{_command_line(arguments)}", file=sys.stderr)  # fmt: skip
         return 1
     except KeyboardInterrupt:

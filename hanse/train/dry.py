@@ -44,7 +44,7 @@ def run(
         zero_grad: drops them.
         ranks: who takes part; all of them compile or none.
         wanted: compile, do not, or ("auto") only if what is left takes long and compiled steps are faster.
-        chosen: what the run did before it was interrupted; decides over `wanted`.
+        chosen: what the run did before it was interrupted; "auto" keeps to it.
         batches_left: micro-batches of this rank in the whole run.
 
     Returns:
@@ -69,8 +69,9 @@ def run(
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             first = once()
             is_long = ranks.broadcast(first * batches_left > PAYS_AFTER_SECONDS)
-            if chosen or (chosen is None and (wanted is True or (wanted == "auto" and is_long))):
-                _compile(placed, once, ranks, must_be_faster=chosen is None and wanted == "auto")
+            is_open = wanted == "auto" and chosen is None
+            if is_long if is_open else chosen if wanted == "auto" else wanted:
+                _compile(placed, once, ranks, must_be_faster=is_open)
         return placed.compiled.is_on
     except IndexError as error:
         raise InputError(
@@ -107,7 +108,11 @@ def _compile(placed: Placed, once: Callable[[], float], ranks: Ranks, *, must_be
         warnings.warn(f"torch.compile failed, training goes on without it: {reason}", stacklevel=4)
         return
     if must_be_faster:
-        placed.compiled.is_on = ranks.broadcast(min(once() for _ in range(TRIALS)) < plain)
+        placed.compiled.is_on = ranks.broadcast(_is_faster(min(once() for _ in range(TRIALS)), plain))
+
+
+def _is_faster(compiled_seconds: float, plain_seconds: float) -> bool:
+    return compiled_seconds < plain_seconds
 
 
 def _is_out_of_memory(error: BaseException) -> bool:

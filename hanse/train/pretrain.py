@@ -101,10 +101,12 @@ def learn(
     ramp = settings.ramp
     micro = (settings.micro_batch_tokens or settings.batch_tokens) // settings.sequence_length
 
+    # For every size of the ramp now, so that one that cannot be dealt out is refused at once and not in mid-run.
+    mine = {rows: micro_batches(rows, micro, rank=ranks.rank, ranks=ranks.size) for _, _, rows in ramp.stretches}
+
     def batch_at(step: int) -> list[Batch]:
         rows = ramp.at(step)
-        mine = micro_batches(len(rows), micro, rank=ranks.rank, ranks=ranks.size)
-        batches = [loader.batch(rows.start + part.start, len(part)) for part in mine]
+        batches = [loader.batch(rows.start + part.start, len(part)) for part in mine[len(rows)]]
         if settings.goldfish:
             batches = [replace(b, targets_BT=hide(b.tokens_BT, b.targets_BT, k=settings.goldfish)) for b in batches]
         return batches

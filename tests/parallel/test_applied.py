@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,12 +12,13 @@ import pytest
 import torch
 from toy import CPU, TOY_CONFIG, ToySettings, toy_batch_at, toy_model, toy_train, weights_digest
 
-from hanse.errors import InputError
+from hanse.errors import InputError, Interrupted
 from hanse.model.loss import Objective
 from hanse.model.transformer import Transformer
 from hanse.parallel import float8
 from hanse.parallel.ranks import Ranks
 from hanse.parallel.shard import Placed
+from hanse.train import dry
 
 
 def test_recomputed_activations_give_the_same_weights_and_count_each_token_once(tmp_path: Path) -> None:
@@ -109,3 +113,47 @@ def test_compiled_blocks_can_be_switched_back(tmp_path: Path, monkeypatch: pytes
     toy_train(tmp_path / "plain", model=plain)
     assert not calls
     assert weights_digest(compiled) == weights_digest(plain)
+
+
+@pytest.mark.parametrize(("delay", "is_kept"), [(0.0, True), (0.05, False)])
+def test_compilation_by_budget_is_kept_only_where_it_is_faster(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, delay: float, is_kept: bool
+) -> None:
+    """A stand-in for the compiler whose forward is faster or slower than the plain one, which waits a little itself."""
+    slept: list[float] = []
+
+    def compiler(function, **options):
+        def compiled(*arguments):
+            slept.append(delay)
+            time.sleep(delay)
+            return function(*arguments)
+
+        return compiled
+
+    monkeypatch.setattr(torch, "compile", compiler)
+    monkeypatch.setattr(dry, "PAYS_AFTER_SECONDS", 0.0)
+    monkeypatch.setattr(dry, "_is_faster", lambda compiled, plain: compiled < plain + 0.02)
+    toy_train(tmp_path, settings=ToySettings(compile="auto"), steps=6)
+    assert (len(slept) > 2 * (1 + dry.TRIALS)) is is_kept  # two blocks, once and the trials; then every step or none
+
+
+def test_compilation_that_a_person_switches_off_is_off_also_where_the_run_had_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[int] = []
+    monkeypatch.setattr(torch, "compile", lambda function, **options: lambda *a: (calls.append(1), function(*a))[1])
+    with pytest.raises(Interrupted):
+        toy_train(tmp_path, settings=ToySettings(compile=True), batch_at=_stopping_at(3))
+    assert calls
+    calls.clear()
+    toy_train(tmp_path, settings=ToySettings(compile=False))
+    assert not calls
+
+
+def _stopping_at(last: int):
+    def batch_at(step: int):
+        if step == last:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return toy_batch_at(step)
+
+    return batch_at
