@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: help install demo test quick lint bench slurm clean
+.PHONY: help install demo test quick lint bench slurm chromium clean
 
 help:
 	@echo "make demo     from the embedded atlas to a signed model in 24 languages, then ask it something"
@@ -13,6 +13,7 @@ help:
 	@echo "make install  a virtual environment in $(VENV) with hanse in it"
 	@echo "make lint     format, lint and types"
 	@echo "make bench    the benchmarks; results go to bench/results/"
+	@echo "make chromium install the browser that tests of the page use (root on Debian; else they are skipped)"
 	@echo "make slurm    install the batch system that some tests use (root on Debian; else they are skipped)"
 
 $(VENV)/.base: pyproject.toml
@@ -55,6 +56,15 @@ slurm:
 	  && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends slurm-wlm munge >/dev/null 2>&1; \
 	then echo "Slurm is installed"; \
 	else echo "Slurm cannot be installed here; the tests that need it are skipped"; fi
+
+# A browser for the tests of the page.
+chromium:
+	@if command -v chromium >/dev/null; then :; \
+	elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get update -qq >/dev/null 2>&1 \
+	  && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends chromium fonts-noto-core \
+	  >/dev/null 2>&1; \
+	then echo "Chromium is installed"; \
+	else echo "Chromium cannot be installed here; the tests that need it are skipped"; fi
 
 bench: $(VENV)/.bench
 	for file in bench/*.py; do $(BIN)/python $$file || exit; done

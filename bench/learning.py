@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-VALIDATION_BYTES = 20_000  # a language
+VALIDATION_BYTES = 10_000  # a language
 
 
 def arguments(parser) -> None:

@@ -27,7 +27,7 @@ from typing import Any
 
 import learning
 
-RATES = (0.001, 0.002, 0.004, 0.008)
+RATES = (0.002, 0.004, 0.008, 0.016)
 SWEEP_SHARE = 0.2
 CALIBRATION_STEPS = 8
 EXPERTS = (
@@ -107,7 +107,7 @@ def run_llama(job: dict[str, Any], folder: Path) -> dict[str, Any]:
         settings = TrainingArguments(
             output_dir=str(folder / "trainer"), max_steps=steps, learning_rate=job["rate"],
             per_device_train_batch_size=train.batch_tokens // train.sequence_length, lr_scheduler_type="cosine",
-            warmup_ratio=0.05, weight_decay=0.1, adam_beta2=0.95, max_grad_norm=1.0, save_strategy="no",
+            warmup_steps=0.05, weight_decay=0.1, adam_beta2=0.95, max_grad_norm=1.0, save_strategy="no",
             logging_strategy="no", report_to=[], use_cpu=True, optim="adamw_torch_fused", disable_tqdm=True,
         )  # fmt: skip
         trainer = InOrder(model=model, args=settings, train_dataset=Samples())
@@ -153,9 +153,9 @@ def jobs(minutes: float, seeds: int) -> list[tuple[str, str, int, float]]:
     seconds = minutes * 60
     found = []
     for seed in range(seeds):
-        for share, label in ((1.0, ""), (0.5, ", half the time"), (0.25, ", a quarter of the time")):
-            found.append((f"hanse, preset{label}", "hanse, preset", seed, seconds * share))
-        found.append((LLAMA, LLAMA, seed, seconds))
+        found += [("hanse, preset", "hanse, preset", seed, seconds), (LLAMA, LLAMA, seed, seconds)]
+        for share, label in ((0.5, "half the time"), (0.25, "a quarter of the time")):
+            found.append((f"hanse, preset, {label}", "hanse, preset", seed, seconds * share))
         found += [(name, name, seed, seconds) for name in OURS if name != "hanse, preset"]
     return found
 

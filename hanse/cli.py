@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import signal
 import sys
 from pathlib import Path
 
-from hanse import __version__
+from hanse import __version__, verbs
 from hanse.errors import InputError, Interrupted
 
 EPILOG = """\
@@ -23,12 +22,11 @@ a first walk:
   hanse find release/atlas --language mt
                                      which documents are in it, and where
 """
-_DATA_KINDS = ("dataset", "tokenizer", "shards")
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one verb. Returns 0 for success or a saved interruption, 1 for a failed check, 2 for bad input."""
-    options = _parser().parse_args(arguments)
+    options = parser().parse_args(arguments)
     # Ours and our dependencies' telemetry is off before any of them is imported.
     for variable in ("DAFT_ANALYTICS_ENABLED", "HF_HUB_DISABLE_TELEMETRY", "DO_NOT_TRACK", "SCARF_NO_ANALYTICS"):
         os.environ[variable] = "0" if variable == "DAFT_ANALYTICS_ENABLED" else "1"
@@ -76,15 +74,16 @@ def _command_line(arguments: list[str] | None) -> str:
     return shlex.join(["hanse", *(sys.argv[1:] if arguments is None else arguments)])
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def parser() -> argparse.ArgumentParser:
+    """All verbs and their options."""
+    whole = argparse.ArgumentParser(
         prog="hanse",
         description="From text that may be used to a signed, open language model in Europe's languages.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--version", action="version", version=f"hanse {__version__}")
-    verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
+    whole.add_argument("--version", action="version", version=f"hanse {__version__}")
+    group = whole.add_subparsers(title="verbs", metavar="VERB", required=True)
     shared = argparse.ArgumentParser(add_help=False)
     shared.add_argument(
         "--store",
@@ -106,7 +105,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     made_from.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: all cores it may use)")
 
-    run = _verb(verbs, made_from, "run", _run, "carry out a recipe from documents to a signed release")
+    run = _verb(group, made_from, "run", verbs.run, "carry out a recipe from documents to a signed release")
     run.add_argument("--dry-run", action="store_true", help="print the resolved recipe, sizes and estimates, and stop")
     run.add_argument("--until", metavar="KIND", help="stop after this kind of artifact, for example shards")
     run.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
@@ -123,14 +122,16 @@ def _parser() -> argparse.ArgumentParser:
 
     run.add_argument("--float8", action="store_true", help="products in float8 where the GPU has them (Hopper, later)")
 
-    data = _verb(verbs, made_from, "data", _data, "make the data of a recipe, and a report on them")
-    data.add_argument("--until", choices=_DATA_KINDS, default="shards", help="stop after this (default: shards)")
+    data = _verb(group, made_from, "data", verbs.data, "make the data of a recipe, and a report on them")
+    data.add_argument("--until", choices=verbs.DATA_KINDS, default="shards", help="stop after this (default: shards)")
     data.add_argument(
         "--shard", metavar="I/N", help="only read and annotate, as task I of N, from 1; the run without it finishes"
     )
     data.add_argument("--bands", metavar="I/N", help="only look for copies, as task I of N, after every --shard")
 
-    plan = _verb(verbs, made_from, "plan", _plan, "say what pre-training a recipe takes on a machine, before it runs")
+    plan = _verb(
+        group, made_from, "plan", verbs.plan, "say what pre-training a recipe takes on a machine, before it runs"
+    )
     plan.add_argument(
         "--machine", default="local", metavar="M", help="such as jupiter, lumi, local (default), or a TOML file"
     )
@@ -146,10 +147,10 @@ def _parser() -> argparse.ArgumentParser:
 
     from hanse.launch import options as launching
 
-    launch = _verb(verbs, made_from, "launch", _launch, "carry out a recipe as a chain of Slurm jobs")
+    launch = _verb(group, made_from, "launch", verbs.launch, "carry out a recipe as a chain of Slurm jobs")
     launching.add(launch)
 
-    find = _verb(verbs, shared, "find", _find_documents, "find documents, their rights, copies and place in the shards")
+    find = _verb(group, shared, "find", verbs.find, "find documents, their rights, copies and place in the shards")
     find.add_argument("what", metavar="NAME", help="kind/name[/version] of anything made from documents, or a folder")
     find.add_argument("--author", metavar="A", help="part of the author's name")
     find.add_argument("--title", metavar="T", help="part of the title")
@@ -163,7 +164,7 @@ def _parser() -> argparse.ArgumentParser:
     find.add_argument("--language", metavar="XX", help="ISO 639-1 code")
     find.add_argument("--limit", type=int, default=20, metavar="N", help="documents to show (default: 20)")
 
-    chat = _verb(verbs, shared, "chat", _chat, "talk to a model in the terminal")
+    chat = _verb(group, shared, "chat", verbs.chat, "talk to a model in the terminal")
     chat.add_argument("--model", metavar="X", help="a release or model by name, or a folder (default: the newest)")
     chat.add_argument("--prompt", metavar="TEXT", help="answer this once, on stdout, and leave")
     chat.add_argument("--system", metavar="TEXT", help="a system prompt")
@@ -174,250 +175,47 @@ def _parser() -> argparse.ArgumentParser:
     chat.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
     chat.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: all cores it may use)")
 
-    verify = _verb(verbs, shared, "verify", _verify, "check an artifact or a release against its digests and signature")
+    export = _verb(
+        group, shared, "export", verbs.export, "write a model for another engine: a GGUF file, or another folder"
+    )
+    export.add_argument("model", metavar="MODEL", help="a release or model by name, or a folder")
+    export.add_argument("out", type=Path, metavar="OUT", help="the file to write, or the folder for --type hf")
+    export.add_argument(
+        "--type",
+        default="q8_0",
+        choices=("f32", "bf16", "q8_0", "q4_k", "q5_k", "q6_k", "hf"),
+        help="how numbers are packed in the GGUF file (default: q8_0), or hf for a Hugging Face folder",
+    )
+    export.add_argument("--with-mtp", action="store_true", help="keep the multi-token block, which needs --type hf")
+    export.add_argument("--force", action="store_true", help="replace OUT if it is there")
+
+    from hanse.serve import command as serving
+
+    serve = _verb(
+        group, shared, "serve", verbs.serve, "answer over an OpenAI-compatible API, with a page to talk to it"
+    )
+    serving.add_options(serve)
+
+    verify = _verb(
+        group, shared, "verify", verbs.verify, "check an artifact or a release against its digests and signature"
+    )
     verify.add_argument("what", metavar="PATH_OR_NAME", help="a folder, or kind/name[/version]")
     verify.add_argument("--key", type=Path, metavar="PEM", help="the public key that has to have signed the release")
 
-    path = _verb(verbs, shared, "path", _path, "print the folder of an artifact")
+    path = _verb(group, shared, "path", verbs.path, "print the folder of an artifact")
     path.add_argument("what", metavar="KIND/NAME[/VERSION]")
-    show = _verb(verbs, shared, "show", _show, "print the record of an artifact: inputs, definition, counts")
+    show = _verb(group, shared, "show", verbs.show, "print the record of an artifact: inputs, definition, counts")
     show.add_argument("what", metavar="KIND/NAME[/VERSION]")
-    lineage = _verb(verbs, shared, "lineage", _lineage, "draw what an artifact was made from, as a tree")
+    lineage = _verb(group, shared, "lineage", verbs.lineage, "draw what an artifact was made from, as a tree")
     lineage.add_argument("what", metavar="KIND/NAME[/VERSION]")
-    _verb(verbs, shared, "list", _list, "list the artifacts of a store")
-    return parser
+    _verb(group, shared, "list", verbs.list_artifacts, "list the artifacts of a store")
+    return whole
 
 
-def _verb(verbs, shared, name, function, description):
-    parser = verbs.add_parser(name, parents=[shared], help=description, description=description.capitalize() + ".")
-    parser.set_defaults(verb=function)
-    return parser
-
-
-def _run(options: argparse.Namespace) -> int:
-    from hanse import plan, recipe
-
-    path = Path(options.recipe) if options.recipe else recipe.embedded()
-    parsed = recipe.load(path, options.set)
-    if options.dry_run:
-        plan.show(parsed, as_json=options.json)
-        return 0
-    plan.model_config(parsed)  # an impossible size is refused before the first stage, not after an hour of curation
-    from hanse import pipeline
-    from hanse.console import Console
-    from hanse.runtime import Runtime
-    from hanse.store.stage import Store
-
-    pipeline.check_until(parsed, options.until)
-    runtime = Runtime.detect(
-        options.device, options.threads, replicate=options.replicate, expert=options.expert,
-        recompute=options.recompute, float8=options.float8,
-    )  # fmt: skip
-    from hanse.parallel.ranks import Ranks
-
-    ranks = Ranks(runtime)
-    console = Console(is_quiet=not ranks.is_first)
-    if not ranks.is_first:
-        pipeline.follow(parsed, runtime=runtime, ranks=ranks, console=console)
-        return 0
-    store = Store.open(options.store)
-    outcome = pipeline.run(parsed, store, runtime=runtime, ranks=ranks, console=console, until=options.until)
-    try:
-        _data_report(parsed, outcome, store, console)
-    except InputError as error:
-        console.warn(str(error))  # the model is made; a page that cannot be drawn is no failure
-    if options.json:
-        print(json.dumps(outcome.as_dict(), indent=1))
-    else:
-        console.summary(outcome)
-    return 0
-
-
-def _data(options: argparse.Namespace) -> int:
-    from hanse import pipeline, recipe
-    from hanse.console import Console
-    from hanse.report import data, figures
-    from hanse.runtime import Runtime
-    from hanse.store.stage import Store
-
-    shard, bands = _share("--shard", options.shard), _share("--bands", options.bands)
-    parsed = recipe.load(Path(options.recipe) if options.recipe else recipe.embedded(), options.set)
-    store, runtime, console = Store.open(options.store), Runtime.detect("cpu", options.threads), Console()
-    if runtime.ranks > 1:
-        raise InputError("hanse data: works in one process; start it without torchrun, or its tasks with --shard I/N.")
-    if shard is not None or bands is not None:
-        if shard is not None:
-            folder = pipeline.annotate_shard(parsed, store, shard, runtime=runtime, console=console)
-        if bands is not None:
-            folder = pipeline.match_bands(parsed, store, bands, runtime=runtime, console=console)
-        told = f"task {options.shard or options.bands} is done; when all are, run the same without --shard and --bands"
-        given = {"shard": options.shard, "bands": options.bands, "path": str(folder)}
-        print(json.dumps(given) if options.json else told)
-        return 0
-    from hanse.parallel.ranks import Ranks
-
-    outcome = pipeline.run(parsed, store, runtime=runtime, ranks=Ranks(runtime), console=console, until=options.until)
-    path = _data_report(parsed, outcome, store, console, always=True)
-    rows = figures.languages(data.folders(outcome))
-    if options.json:
-        languages = [figures.as_dict(row) for row in rows]
-        print(json.dumps({**outcome.as_dict(), "languages": languages, "report": path and str(path)}, indent=1))
-        return 0
-    console.languages(rows)
-    if path is not None:
-        print(path)
-    return 0
-
-
-def _plan(options: argparse.Namespace) -> int:
-    from hanse import recipe
-    from hanse.plan.choose import Wishes
-    from hanse.plan.cluster import cluster_plan
-    from hanse.plan.machines import machine
-
-    parsed = recipe.load(Path(options.recipe) if options.recipe else recipe.embedded(), options.set)
-    wishes = Wishes(options.replicate, options.expert, options.recompute)
-    made = cluster_plan(parsed, machine(options.machine), options.nodes, wishes=wishes, share=options.mfu)
-    if options.json:
-        print(json.dumps(made.as_dict(), indent=1))
-        return 0
-    from hanse.plan.printed import text
-
-    print(text(made))
-    return 0
-
-
-def _launch(options: argparse.Namespace) -> int:
-    from hanse import recipe
-    from hanse.launch import submit
-
-    return submit.run(recipe.load(Path(options.recipe) if options.recipe else recipe.embedded(), options.set), options)
-
-
-def _share(option: str, text: str | None) -> tuple[int, int] | None:
-    """Task and number of tasks of `--shard i/n`."""
-    if text is None:
-        return None
-    index, _, count = text.partition("/")
-    if not (index.isdecimal() and count.isdecimal() and len(text) < 20):
-        raise InputError(f"{option} {text}: write I/N, for example 3/8 for the third of eight tasks.")
-    if not 1 <= int(index) <= int(count):
-        raise InputError(f"{option} {text}: I counts from 1 to N; in a Slurm array, for example, --array=1-8.")
-    return int(index), int(count)
-
-
-def _data_report(recipe, outcome, store, console, *, always: bool = False) -> Path | None:
-    """Write the data report if anything in it is new, or `always`; without room for a page it is a warning."""
-    from hanse.report import data
-
-    path = data.place(store.root, recipe.name, recipe.version)
-    made = any(built.state == "made" and built.artifact.kind in _DATA_KINDS for built in outcome.built)
-    if always or made or not path.is_file():
-        try:
-            data.write(path, f"{recipe.name} {recipe.version}", data.folders(outcome))
-        except OSError as error:
-            console.warn(f"{path}: the data report cannot be written ({error.strerror}).")
-            return None
-    return path
-
-
-def _find_documents(options: argparse.Namespace) -> int:
-    from dataclasses import fields
-
-    from hanse.store import query, tables
-    from hanse.store.criteria import Criteria
-
-    if options.limit < 0:
-        raise InputError(f"--limit {options.limit}: give a number of documents, 0 for the sums alone.")
-    criteria = Criteria(**{field.name: getattr(options, field.name) for field in fields(Criteria)})
-    found = [query.find(each, criteria, limit=options.limit) for each in tables.locate(options.what, options.store)]
-    if options.json:
-        print(json.dumps([each.as_dict() for each in found], indent=1, ensure_ascii=False))
-        return 0
-    from hanse.report.found import text
-
-    print(text(found))
-    return 0
-
-
-def _chat(options: argparse.Namespace) -> int:
-    from hanse.store.stage import Store
-
-    folder = Path(options.model) if options.model and Path(options.model).is_dir() else None
-    if folder is None:
-        folder = _model(Store.open(options.store, create=False), options.model).path
-    from hanse.serve import chat  # torch loads only once the model is known to be there
-
-    return chat.run(folder, options)
-
-
-def _model(store, name: str | None):
-    """The model that a person means: `atlas`, `model/atlas-chat`, `release/atlas/2`, or the newest release."""
-    if name and "/" in name:
-        return store.find(name)
-    found = [a for kind in ("model", "release") for a in store.artifacts() if a.kind == kind]
-    if not found:
-        raise InputError(f"{store.root}: holds no model yet; make one with: hanse run")
-    if name is None:
-        return max(found, key=lambda a: (a.record["predicate"]["runDetails"]["metadata"]["finishedOn"], a.kind))
-    kinds = [a.kind for a in found if a.name == name]
-    return store.find(f"{kinds[-1]}/{name}" if kinds else f"model/{name}")
-
-
-def _verify(options: argparse.Namespace) -> int:
-    from hanse.store import check
-
-    report = check.verify(options.what, store_root=options.store, key=options.key)
-    if options.json:
-        print(json.dumps(report.as_dict(), indent=1))
-    else:
-        print(report.text())
-    return 0 if report.holds else 1
-
-
-def _path(options: argparse.Namespace) -> int:
-    artifact = _find(options)
-    print(json.dumps({"ref": artifact.ref, "path": str(artifact.path)}) if options.json else artifact.path)
-    return 0
-
-
-def _show(options: argparse.Namespace) -> int:
-    artifact = _find(options)
-    if options.json:
-        print(json.dumps(artifact.record, indent=1, ensure_ascii=False))
-        return 0
-    from hanse.store.record import summary
-
-    print(summary(artifact))
-    return 0
-
-
-def _lineage(options: argparse.Namespace) -> int:
-    from hanse.store import graph
-    from hanse.store.stage import Store
-
-    store = Store.open(options.store, create=False)
-    tree = graph.lineage(store, store.find(options.what))
-    print(json.dumps(tree.as_dict(), indent=1, ensure_ascii=False) if options.json else tree.text())
-    return 0
-
-
-def _list(options: argparse.Namespace) -> int:
-    from hanse.store.stage import Store
-
-    artifacts = list(Store.open(options.store, create=False).artifacts())
-    if options.json:
-        print(json.dumps([{"ref": a.ref, "digest": a.digest, "path": str(a.path)} for a in artifacts], indent=1))
-        return 0
-    for artifact in artifacts:
-        print(f"{artifact.ref:<40} sha256:{artifact.digest[:16]}")
-    return 0
-
-
-def _find(options: argparse.Namespace):
-    from hanse.store.stage import Store
-
-    return Store.open(options.store, create=False).find(options.what)
+def _verb(group, shared, name, function, description):
+    made = group.add_parser(name, parents=[shared], help=description, description=description.capitalize() + ".")
+    made.set_defaults(verb=function)
+    return made
 
 
 def entry() -> None:

@@ -34,7 +34,9 @@ def test_help_teaches_and_imports_nothing_heavy():
     assert not imported("--help") & {"torch", "pydantic", "numpy", "pyarrow", "daft", "rich", "transformers"}
 
 
-@pytest.mark.parametrize("verb", ["run", "data", "launch", "find", "chat", "verify", "path", "show", "lineage", "list"])
+@pytest.mark.parametrize(
+    "verb", ["run", "data", "launch", "find", "chat", "export", "serve", "verify", "path", "show", "lineage", "list"]
+)
 def test_every_verb_explains_itself(verb, capsys):
     with pytest.raises(SystemExit) as stop:
         main([verb, "--help"])

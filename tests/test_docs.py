@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from hanse import cli, recipe
+from hanse import cli, recipe, verbs
 from hanse.model.config import keys as keys_of
 
 ROOT = Path(__file__).parents[1]
@@ -95,7 +95,7 @@ def test_every_command_is_one_that_hanse_takes(capsys):
     assert len(found) > 10
     for page, line in found:
         try:
-            cli._parser().parse_args(shlex.split(line, comments=True)[1:])
+            cli.parser().parse_args(shlex.split(line, comments=True)[1:])
         except SystemExit as stop:
             assert stop.code == 0, f"{page}: {line}: {capsys.readouterr().err}"
 
@@ -103,8 +103,8 @@ def test_every_command_is_one_that_hanse_takes(capsys):
 def test_every_setting_on_a_command_line_fits_the_recipe():
     for page in PAGES:
         for line in commands(page):
-            options = cli._parser().parse_args(shlex.split(line, comments=True)[1:])
-            if options.verb is cli._run:
+            options = cli.parser().parse_args(shlex.split(line, comments=True)[1:])
+            if options.verb is verbs.run:
                 path = ROOT / options.recipe if options.recipe else recipe.embedded()
                 recipe.load(path, options.set)
 
@@ -210,8 +210,8 @@ def test_the_size_table_of_apertus_is_what_the_dial_gives():
 
 
 def test_every_option_of_chat_is_explained():
-    (verbs,) = [action.choices for action in cli._parser()._actions if isinstance(action, argparse._SubParsersAction)]
-    options = {name for action in verbs["chat"]._actions for name in action.option_strings if name.startswith("--")}
+    (choices,) = [action.choices for action in cli.parser()._actions if isinstance(action, argparse._SubParsersAction)]
+    options = {name for action in choices["chat"]._actions for name in action.option_strings if name.startswith("--")}
     missing = {name for name in options - {"--help", "--json"} if name not in text_of("chat.md")}
     assert not missing
 

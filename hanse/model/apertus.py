@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hanse.model.attention import Layout
-from hanse.model.cache import Cache
+from hanse.model.cache import View
 from hanse.model.config import ApertusConfig
 from hanse.model.norm import RMSNorm
 
@@ -86,24 +86,24 @@ class GroupedQueryAttention(nn.Module):
         query_NHX, key_NKX, value_NKX = self._project(x_ND, turns_NR)
         return self.o_proj(_attend(query_NHX, key_NKX, value_NKX, layout).flatten(1))
 
-    def cached(self, x_ND: Tensor, turns_NR: Tensor, cache: Cache, *, layer: int, start: int) -> Tensor:
-        """Attend to the cache, after writing the keys and values of these tokens to it. All rows stand at `start`.
-
-        Args:
-            x_ND: (B * T, D), row by row.
-            turns_NR: rotations of positions start ... start + T - 1, repeated for each row.
-        """
+    def extend(self, x_ND: Tensor, turns_NR: Tensor, past: View, *, layer: int) -> Tensor:
+        """Attend to the past and to these tokens, after writing their keys and values. Returns (N, D)."""
         query_NHX, key_NKX, value_NKX = self._project(x_ND, turns_NR)
-        held_BSX = cache.write(layer, start, torch.cat((key_NKX, value_NKX), -1).flatten(1))
+        past.write(layer, torch.cat((key_NKX, value_NKX), -1).flatten(1))
         heads = (self.config.num_key_value_heads, 2 * self.config.head_dim)
-        key, value = held_BSX.to(query_NHX.dtype).unflatten(-1, heads).transpose(1, 2).chunk(2, -1)
-        query = query_NHX.unflatten(0, (cache.rows, -1)).transpose(1, 2)
-        length, seen = query.shape[2], key.shape[2]
-        visible = None
-        if start and length > 1:
-            visible = torch.ones(length, seen, dtype=torch.bool, device=query.device).tril_(seen - length)
-        out_BHTX = _scaled_products(query, key, value, mask=visible, is_causal=start == 0 and length > 1)
-        return self.o_proj(out_BHTX.transpose(1, 2).flatten(0, 1).flatten(1))
+        outs = []
+        for group in past.groups:
+            query, key, value = (
+                x[group.part].unflatten(0, (group.rows, -1)).transpose(1, 2) for x in (query_NHX, key_NKX, value_NKX)
+            )
+            bias = None
+            if not group.is_fresh:
+                held_BSX = past.read(layer, group).to(query.dtype)
+                key, value = held_BSX.unflatten(-1, heads).transpose(1, 2).chunk(2, -1)
+                bias = None if group.bias_BTS is None else group.bias_BTS.unsqueeze(1).to(query.dtype)
+            out_BHTX = _scaled_products(query, key, value, mask=bias, is_causal=group.is_fresh)
+            outs.append(out_BHTX.transpose(1, 2).flatten(0, 1))
+        return self.o_proj((outs[0] if len(outs) == 1 else torch.cat(outs)).flatten(1))
 
     def _project(self, x_ND: Tensor, turns_NR: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Rotated queries (N, H, X) and keys (N, K, X), and values (N, K, X)."""
@@ -229,7 +229,7 @@ class ApertusBlock(nn.Module):
         x_ND = x_ND + self.self_attn(self.attention_layernorm(x_ND), turns_NR, layout)
         return x_ND + self.mlp(self.feedforward_layernorm(x_ND))
 
-    def cached(self, x_ND: Tensor, turns_NR: Tensor, cache: Cache, *, layer: int, start: int, absorb: bool) -> Tensor:
-        """The same with the past in `cache`; there is no latent space to absorb into, so `absorb` says nothing."""
-        x_ND = x_ND + self.self_attn.cached(self.attention_layernorm(x_ND), turns_NR, cache, layer=layer, start=start)
+    def extend(self, x_ND: Tensor, turns_NR: Tensor, past: View, *, layer: int) -> Tensor:
+        """The same for tokens that have a past."""
+        x_ND = x_ND + self.self_attn.extend(self.attention_layernorm(x_ND), turns_NR, past, layer=layer)
         return x_ND + self.mlp(self.feedforward_layernorm(x_ND))

@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hanse.model.cache import Cache
+from hanse.model.cache import View
 from hanse.model.config import ModelConfig
 from hanse.model.config.rotary import Llama3Scaling, Rotary
 from hanse.model.norm import RMSNorm
@@ -30,6 +30,8 @@ _QUERY_BLOCK = 128
 # Up to this document length probabilities are kept for the backward: about as much memory as queries, keys and
 # values together. Beyond, they are recomputed, so that memory stays linear in the length.
 _KEEP_UP_TO = 512
+# Up to this many new tokens a text, working in latent space is cheaper than expanding what was kept.
+_ABSORB_UP_TO = 8
 
 
 @dataclass(frozen=True)
@@ -331,35 +333,41 @@ class LatentAttention(nn.Module):
         out_NHV = self._attend(query_NHQ, latent_NC, rope_NR, turns_NR, layout)
         return self.product(out_NHV.flatten(1), self.o_proj.weight)
 
-    def cached(self, x_ND: Tensor, turns_NR: Tensor, cache: Cache, *, layer: int, start: int, absorb: bool) -> Tensor:
-        """Attend to the cache, after writing the latents of these tokens to it. All rows stand at `start`.
+    def extend(self, x_ND: Tensor, turns_NR: Tensor, past: View, *, layer: int) -> Tensor:
+        """Attend to the past and to these tokens, after writing their latents. Returns (N, D).
 
-        Args:
-            x_ND: (B * T, D), row by row.
-            turns_NR: rotations of positions start ... start + T - 1, repeated for each row.
-            absorb: multiply the queries into latent space instead of expanding every cached latent to keys and
-                values; the same numbers, far fewer operations for short T.
+        Texts without a past, and long pieces, expand latents to keys and values; short pieces multiply their queries
+        into latent space instead: the same numbers, far fewer operations (arXiv:2405.04434, sec. 2.1.2).
         """
         query_NHQ, latent_NC, rope_NR = self._project(x_ND)
-        turned_NR = rotate(rope_NR, turns_NR)
-        keys_BSX = cache.write(layer, start, torch.cat((latent_NC, turned_NR), -1))
-        if start == 0 and not absorb:
-            length = x_ND.shape[0] // cache.rows
-            whole = Layout(((cache.rows, length),), turns_NR)
-            out_NHV = self._attend(query_NHQ, latent_NC, rope_NR, turns_NR, whole)
-        else:
-            query_BTHQ = query_NHQ.unflatten(0, (cache.rows, -1))
-            turns_BTR = turns_NR.unflatten(0, (cache.rows, -1))
-            out_NHV = self._attend_cached(query_BTHQ, turns_BTR, keys_BSX, absorb=absorb).flatten(0, 1)
+        past.write(layer, torch.cat((latent_NC, rotate(rope_NR, turns_NR)), -1))
+        outs = []
+        for group in past.groups:
+            part = group.part
+            if group.is_fresh and not past.absorb:
+                whole = Layout(((group.rows, group.length),), turns_NR[part])
+                outs.append(self._attend(query_NHQ[part], latent_NC[part], rope_NR[part], turns_NR[part], whole))
+                continue
+            query_BTHQ = query_NHQ[part].unflatten(0, (group.rows, -1))
+            turns_BTR = turns_NR[part].unflatten(0, (group.rows, -1))
+            keys_BSX = past.read(layer, group).to(query_NHQ.dtype)
+            is_short = group.length <= _ABSORB_UP_TO if past.absorb is None else past.absorb
+            attend = self._attend_absorbed if is_short else self._attend_expanded
+            outs.append(attend(query_BTHQ, turns_BTR, keys_BSX, group.bias_BTS).flatten(0, 1))
+        out_NHV = outs[0] if len(outs) == 1 else torch.cat(outs)
         return self.product(out_NHV.flatten(1), self.o_proj.weight)
 
     def _project(self, x_ND: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries (N, H, Q), normalised latents (N, C) and the unrotated shared key part (N, R)."""
         config = self.config
         widths = (config.q_lora_rank, config.kv_lora_rank, config.qk_rope_head_dim)
-        # One product for both: the concatenation is small beside it, and its backward saves a product and a sum.
-        down = self.product(x_ND, torch.cat((self.q_a_proj.weight, self.kv_a_proj_with_mqa.weight)))
-        query_latent, latent_NC, rope_NR = down.split(widths, -1)
+        if torch.is_grad_enabled():
+            # One product for both: the concatenation is small beside it, and its backward saves a product and a sum.
+            down = self.product(x_ND, torch.cat((self.q_a_proj.weight, self.kv_a_proj_with_mqa.weight)))
+            query_latent, latent_NC, rope_NR = down.split(widths, -1)
+        else:  # of a single token the concatenation costs more than the product
+            query_latent = self.product(x_ND, self.q_a_proj.weight)
+            latent_NC, rope_NR = self.product(x_ND, self.kv_a_proj_with_mqa.weight).split(widths[1:], -1)
         query_N = self.product(self.q_a_layernorm(query_latent), self.q_b_proj.weight)
         query_NHQ = query_N.unflatten(-1, (-1, config.qk_head_dim))
         return query_NHQ, self.kv_a_layernorm(latent_NC), rope_NR
@@ -371,25 +379,42 @@ class LatentAttention(nn.Module):
         expanded_NHW = expanded_N.unflatten(-1, (self.config.num_attention_heads, -1))
         return _attend_documents(query_NHQ, expanded_NHW, rope_NR, turns_NR, layout)
 
-    def _attend_cached(self, query_BTHQ: Tensor, turns_BTR: Tensor, keys_BSX: Tensor, *, absorb: bool) -> Tensor:
-        """Outputs (B, T, H, V) for queries at the last T of the S cached positions."""
+    def _attend_absorbed(
+        self, query_BTHQ: Tensor, turns_BTR: Tensor, keys_BSX: Tensor, bias_BTS: Tensor | None
+    ) -> Tensor:
+        """Outputs (B, T, H, V), worked out in latent space: every head reads the same S latents."""
+        config = self.config
+        nope, heads, latent = config.qk_nope_head_dim, config.num_attention_heads, config.kv_lora_rank
+        rows, length = query_BTHQ.shape[:2]
+        query_nope, query_rope = (query_BTHQ * config.qk_head_dim**-0.5).split((nope, config.qk_rope_head_dim), -1)
+        up_HWC = self.kv_b_proj.weight.view(heads, -1, latent).to(query_nope.dtype)
+        absorbed_HNC = torch.bmm(query_nope.flatten(0, 1).transpose(0, 1), up_HWC[:, :nope])
+        turned_BTHR = rotate(query_rope, turns_BTR.unsqueeze(2))
+        query = torch.cat((absorbed_HNC.transpose(0, 1).view(rows, length, heads, latent), turned_BTHR), -1)
+        scores = torch.bmm(query.flatten(1, 2), keys_BSX.mT).float()
+        if bias_BTS is not None:
+            scores.view(rows, length, heads, -1).add_(bias_BTS.unsqueeze(2))
+        weights = torch.softmax(scores, -1).to(query.dtype)
+        mixed = torch.bmm(weights, keys_BSX[..., :latent]).view(rows * length, heads, latent)
+        out_HNV = torch.bmm(mixed.transpose(0, 1), up_HWC[:, nope:].mT)
+        return out_HNV.transpose(0, 1).unflatten(0, (rows, length))
+
+    def _attend_expanded(
+        self, query_BTHQ: Tensor, turns_BTR: Tensor, keys_BSX: Tensor, bias_BTS: Tensor | None
+    ) -> Tensor:
+        """Outputs (B, T, H, V), every latent expanded to each head's key and value."""
         config = self.config
         nope, latent = config.qk_nope_head_dim, config.kv_lora_rank
         query_nope, query_rope = query_BTHQ.split((nope, config.qk_rope_head_dim), -1)
-        query_rope = rotate(query_rope, turns_BTR.unsqueeze(2))
-        up_HWC = self.kv_b_proj.weight.view(config.num_attention_heads, -1, latent).to(query_nope.dtype)
-        latent_BSC, rope_BSR = keys_BSX.to(query_nope.dtype).split((latent, config.qk_rope_head_dim), -1)
-        scores = torch.einsum("bthr,bsr->bhts", query_rope, rope_BSR)
-        if absorb:
-            absorbed = torch.einsum("bthn,hnc->bthc", query_nope, up_HWC[:, :nope])
-            scores = scores + torch.einsum("bthc,bsc->bhts", absorbed, latent_BSC)
-        else:
-            expanded = torch.einsum("bsc,hwc->bshw", latent_BSC, up_HWC)
-            scores = scores + torch.einsum("bthn,bshn->bhts", query_nope, expanded[..., :nope])
-        length, seen = scores.shape[-2:]
-        future = torch.ones(length, seen, dtype=torch.bool, device=scores.device).triu_(seen - length + 1)
-        scores = (scores.float() * config.qk_head_dim**-0.5).masked_fill(future, float("-inf"))
-        weights = torch.softmax(scores, -1).to(query_nope.dtype)
-        if absorb:
-            return torch.einsum("bhts,bsc,hvc->bthv", weights, latent_BSC, up_HWC[:, nope:])
-        return torch.einsum("bhts,bshv->bthv", weights, expanded[..., nope:])
+        query = torch.cat((query_nope, rotate(query_rope, turns_BTR.unsqueeze(2))), -1).transpose(1, 2)
+        latent_BSC, rope_BSR = keys_BSX.split((latent, config.qk_rope_head_dim), -1)
+        expanded = self.product(latent_BSC, self.kv_b_proj.weight.to(query.dtype))
+        expanded = expanded.unflatten(-1, (config.num_attention_heads, -1)).transpose(1, 2)
+        rope_BHSR = rope_BSR.unsqueeze(1).expand(-1, config.num_attention_heads, -1, -1)
+        key = torch.cat((expanded[..., :nope], rope_BHSR), -1)
+        # Values as wide as keys: with other widths the fused kernel falls silently to the quadratic path.
+        width = config.v_head_dim
+        value = F.pad(expanded[..., nope:], (0, max(0, key.shape[-1] - width)))
+        bias = None if bias_BTS is None else bias_BTS.unsqueeze(1).to(query.dtype)
+        out = F.scaled_dot_product_attention(query, key, value, attn_mask=bias, scale=config.qk_head_dim**-0.5)
+        return out.transpose(1, 2)[..., :width]

@@ -13,14 +13,14 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from hanse.errors import InputError
 from hanse.model.attention import Layout
-from hanse.model.cache import too_long
+from hanse.model.cache import View, too_long
 from hanse.model.config import NATIVE, ForeignConfig
 from hanse.model.config.folder import read_values, weight_files
 from hanse.model.config.opening import FAMILY_KEY, FOREIGN
@@ -169,7 +169,9 @@ class ForeignModel(Transformer):
             return self._hidden(tokens_BT)
         if documents_BT.shape != tokens_BT.shape:
             raise ValueError(f"documents have shape {tuple(documents_BT.shape)}, tokens {tuple(tokens_BT.shape)}")
-        return self._packed(tokens_BT, documents_BT) if self.isolates else self._by_length(tokens_BT, documents_BT)
+        # One forward for all costs the square of the row: right for training, whose rows are short.
+        is_one_forward = self.isolates and torch.is_grad_enabled()
+        return self._packed(tokens_BT, documents_BT) if is_one_forward else self._by_length(tokens_BT, documents_BT)
 
     def _hidden(self, tokens_BT: Tensor, **further: Any) -> Tensor:
         further = {"use_cache": False, **further}
@@ -221,6 +223,30 @@ class ForeignModel(Transformer):
         """An empty cache for `forward`; see `Transformer.new_cache`."""
         tokens_BS = torch.empty(rows, 0, dtype=torch.int64, device=self.embed_tokens.device)
         return ForeignCache(tokens_BS, self._new_inner(), capacity)
+
+    def new_pool(self, blocks: int, *, block: int, is_drafting: bool = False) -> Any:
+        """Where `extend` keeps the past of texts; see `Transformer.new_pool`."""
+        return ForeignPool(block, self.embed_tokens.device, self.config.hidden_size * self.config.num_hidden_layers * 8)
+
+    def extend(self, tokens_N: Tensor, past: View) -> Tensor:
+        """See `Transformer.extend`. Texts that began together go on together, in one forward of transformers."""
+        pool = cast(ForeignPool, past.pool)
+        outs = []
+        for group in past.groups:
+            tokens_BT = tokens_N[group.part].view(group.rows, group.length)
+            texts = group.blocks_BM[:, 0].tolist()
+            if group.is_fresh:
+                cache = self.new_cache(group.rows, capacity=self.config.max_position_embeddings)
+                outs.append(self._cached(tokens_BT, cache, 0).flatten(0, 1))
+                pool.begin(texts, cache)
+                continue
+            out_BTD = torch.empty(*tokens_BT.shape, self.embed_tokens.shape[1], device=tokens_N.device)
+            for cache, members in pool.gather(texts):
+                rows = torch.tensor([texts.index(text) for text in members], device=tokens_N.device)
+                start = int(past.positions_N[group.part][int(rows[0]) * group.length])
+                out_BTD[rows] = self._cached(tokens_BT[rows], cache, start).to(out_BTD.dtype)
+            outs.append(out_BTD.flatten(0, 1))
+        return torch.cat(outs)
 
     def _new_inner(self) -> Any:
         return _transformers().DynamicCache(config=self.inner.config) if self.caches else None
@@ -311,6 +337,47 @@ class ForeignCache:
         self.tokens_BS = self.tokens_BS[rows]
         if self.inner is not None:
             self.inner.batch_select_indices(rows)
+
+
+class ForeignPool:
+    """The caches of texts, each known by its first block. A cache holds the texts that began together.
+
+    Attributes:
+        block, device, bytes_per_token: as `cache.Pool` has them; the last is a guess, since families differ.
+    """
+
+    def __init__(self, block: int, device: torch.device, bytes_per_token: int) -> None:
+        self.block, self.device, self.bytes_per_token = block, device, bytes_per_token
+        self._texts_of: dict[ForeignCache, list[int]] = {}
+
+    def begin(self, texts: list[int], cache: ForeignCache) -> None:
+        """These texts are new, whatever their blocks held before."""
+        for text in texts:
+            self._forget(text)
+        self._texts_of[cache] = list(texts)
+
+    def gather(self, texts: list[int]) -> list[tuple[ForeignCache, list[int]]]:
+        """The caches of these texts with their rows; texts that were there and do not go on are dropped."""
+        wanted, found = set(texts), []
+        for cache, held in list(self._texts_of.items()):
+            staying = [text for text in held if text in wanted]
+            if not staying:
+                continue
+            if len(staying) < len(held):
+                device = cache.tokens_BS.device
+                cache.keep(torch.tensor([held.index(text) for text in staying], device=device))
+                self._texts_of[cache] = staying
+            found.append((cache, staying))
+        return found
+
+    def _forget(self, text: int) -> None:
+        for cache, held in list(self._texts_of.items()):
+            if held == [text]:
+                del self._texts_of[cache]
+            elif text in held:
+                held[held.index(text)] = -1  # nobody asks for it again
+                if set(held) == {-1}:
+                    del self._texts_of[cache]
 
 
 def _positions(documents_BT: Tensor) -> Tensor:

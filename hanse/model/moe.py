@@ -14,6 +14,9 @@ from torch import Tensor, nn
 
 from hanse.model.config import ModelConfig
 
+# Up to this many tokens, all rows of the experts of a step fit the caches at once.
+_FEW_TOKENS = 128
+
 
 class Routing(NamedTuple):
     """Chosen experts (N, K) int64 and their mixing weights (N, K) float32.
@@ -123,6 +126,22 @@ class _Experts(torch.autograd.Function):
         return F.embedding_bag(inverse_NK, d_x_SD, mode="sum"), d_weights.float(), None, d_gate_up, d_down
 
 
+def _infer(x_ND: Tensor, weights_NK: Tensor, experts_NK: Tensor, gate_up_E2FD: Tensor, down_EDF: Tensor) -> Tensor:
+    """What `_Experts` computes, for a step of serving: few tokens, where calls of operators are what takes the time."""
+    order_S, inverse_NK, counts_E = sort_by_expert(experts_NK, down_EDF.shape[0])
+    chosen = [(expert, count) for expert, count in enumerate(counts_E.tolist()) if count]
+    sizes = [count for _, count in chosen]
+    rows_SD = x_ND.index_select(0, order_S // experts_NK.shape[1])
+    pairs_S2F = x_ND.new_empty(len(order_S), 2 * down_EDF.shape[2])
+    for (expert, _), rows, pair in zip(chosen, rows_SD.split(sizes), pairs_S2F.split(sizes), strict=True):
+        torch.mm(rows, gate_up_E2FD[expert].flatten(0, 1).T, out=pair)
+    gate, up = pairs_S2F.chunk(2, -1)
+    hidden_SF = F.silu(gate).mul_(up).mul_(weights_NK.flatten()[order_S].unsqueeze(1).to(x_ND.dtype))
+    for (expert, _), hidden, out in zip(chosen, hidden_SF.split(sizes), rows_SD.split(sizes), strict=True):
+        torch.mm(hidden, down_EDF[expert].T, out=out)
+    return F.embedding_bag(inverse_NK, rows_SD, mode="sum")
+
+
 class ToExperts(torch.autograd.Function):
     """Rows of x in expert order (S, D); the backward sums each token's K gradients by a gather."""
 
@@ -193,6 +212,9 @@ class Dense(nn.Module):
         if torch.compiler.is_compiling():
             gate, up = pair_N2F.chunk(2, -1)
             return self.product(F.silu(gate) * up, self.down)
+        if not torch.is_grad_enabled():
+            gate, up = pair_N2F.chunk(2, -1)
+            return self.product(F.silu(gate).mul_(up), self.down)
         return self.product(_Swiglu.apply(pair_N2F), self.down)
 
 
@@ -265,5 +287,10 @@ def compute_experts(x_ND: Tensor, routing: Routing, gate_up_E2FD: Tensor, down_E
         operands = [value.to(torch.get_autocast_dtype(x_ND.device.type)) for value in operands]
     x, gate_up, down = operands
     # CUDA has a grouped kernel for bfloat16; on a CPU the loop is faster, because an expert's rows stay in cache.
-    compute = _grouped if x.is_cuda and x.dtype == torch.bfloat16 else _Experts.apply
+    if x.is_cuda and x.dtype == torch.bfloat16:
+        compute = _grouped
+    elif torch.is_grad_enabled() or len(x) > _FEW_TOKENS:
+        compute = _Experts.apply
+    else:
+        compute = _infer
     return compute(x, routing.weights_NK, routing.experts_NK, gate_up, down)

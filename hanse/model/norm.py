@@ -6,6 +6,7 @@ Legend: N tokens, D width.
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 
@@ -46,4 +47,6 @@ class RMSNorm(nn.Module):
             wide = x_ND.float()
             scale_N1 = (wide.square().mean(-1, keepdim=True) + self.epsilon).rsqrt()
             return (wide * scale_N1 * self.weight).to(x_ND.dtype)
+        if not torch.is_grad_enabled():  # half the calls: what takes the time where tokens are few
+            return F.rms_norm(x_ND.float(), self.weight.shape, self.weight, self.epsilon).to(x_ND.dtype)
         return _RMSNorm.apply(x_ND, self.weight, self.epsilon)

@@ -20,13 +20,10 @@ from torch import Tensor, nn
 
 from hanse.model.apertus import FIRST_SLOPES, XIELU, ApertusBlock
 from hanse.model.attention import LatentAttention, Layout, rotation
-from hanse.model.cache import Cache
+from hanse.model.cache import Cache, Pool, View
 from hanse.model.config import ApertusConfig, Config, ModelConfig
 from hanse.model.moe import Dense, Experts, Router
 from hanse.model.norm import RMSNorm
-
-# Up to this many new tokens a row, decoding in latent space is cheaper than expanding the cache.
-_ABSORB_UP_TO = 8
 
 
 @dataclass(frozen=True)
@@ -64,12 +61,9 @@ class Block(nn.Module):
         x_ND = x_ND + self.self_attn(self.input_layernorm(x_ND), turns_NR, layout)
         return x_ND + self.mlp(self.post_attention_layernorm(x_ND))
 
-    def cached(self, x_ND: Tensor, turns_NR: Tensor, cache: Cache, *, layer: int, start: int, absorb: bool) -> Tensor:
-        """The same with the past in `cache`."""
-        attended = self.self_attn.cached(
-            self.input_layernorm(x_ND), turns_NR, cache, layer=layer, start=start, absorb=absorb
-        )
-        x_ND = x_ND + attended
+    def extend(self, x_ND: Tensor, turns_NR: Tensor, past: View, *, layer: int) -> Tensor:
+        """The same for tokens that have a past."""
+        x_ND = x_ND + self.self_attn.extend(self.input_layernorm(x_ND), turns_NR, past, layer=layer)
         return x_ND + self.mlp(self.post_attention_layernorm(x_ND))
 
 
@@ -90,6 +84,11 @@ class MultiTokenBlock(nn.Module):
     def forward(self, hidden_ND: Tensor, embedded_ND: Tensor, turns_NR: Tensor, layout: Layout) -> Tensor:
         both = torch.cat((self.enorm(embedded_ND), self.hnorm(hidden_ND)), -1)
         return self.norm(self.block(self.eh_proj(both), turns_NR, layout))
+
+    def extend(self, hidden_ND: Tensor, embedded_ND: Tensor, turns_NR: Tensor, past: View, *, layer: int) -> Tensor:
+        """The same for tokens that have a past."""
+        both = torch.cat((self.enorm(embedded_ND), self.hnorm(hidden_ND)), -1)
+        return self.norm(self.block.extend(self.eh_proj(both), turns_NR, past, layer=layer))
 
 
 class Transformer(nn.Module):
@@ -148,7 +147,11 @@ class Transformer(nn.Module):
         if cache is not None:
             if documents_BT is not None:
                 raise ValueError("documents and a cache cannot be used together")
-            return self._forward_cached(tokens_BT, cache, start, absorb)
+            if not 0 <= start <= cache.length:
+                raise ValueError(f"start {start} lies outside the cache, which holds {cache.length} tokens")
+            past = cache.view(start, tokens_BT.shape[1], absorb=absorb)
+            cache.length = start + tokens_BT.shape[1]
+            return self.extend(tokens_BT.flatten(), past).view(*tokens_BT.shape, -1)
         layout = Layout.of(tokens_BT, documents_BT)
         turns_NR = self.turns(layout.positions_N)
         x_ND = F.embedding(layout.pack(tokens_BT), self.embed_tokens)
@@ -156,18 +159,25 @@ class Transformer(nn.Module):
             x_ND = block(x_ND, turns_NR, layout)
         return layout.unpack(self.norm(x_ND), tokens_BT.shape)
 
-    def _forward_cached(self, tokens_BT: Tensor, cache: Cache, start: int, absorb: bool | None) -> Tensor:
-        if not 0 <= start <= cache.length:
-            raise ValueError(f"start {start} lies outside the cache, which holds {cache.length} tokens")
-        rows, length = tokens_BT.shape
-        absorb = (start > 0 and length <= _ABSORB_UP_TO) if absorb is None else absorb
-        positions_N = torch.arange(start, start + length, device=tokens_BT.device).repeat(rows)
-        turns_NR = self.turns(positions_N)
-        x_ND = F.embedding(tokens_BT.flatten(), self.embed_tokens)
+    def extend(self, tokens_N: Tensor, past: View) -> Tensor:
+        """Hidden states (N, D) after the final norm of tokens that go on texts in a pool."""
+        turns_NR = self.turns(past.positions_N)
+        x_ND = F.embedding(tokens_N, self.embed_tokens)
         for layer, block in enumerate(cast(Iterable[Block | ApertusBlock], self.layers)):
-            x_ND = block.cached(x_ND, turns_NR, cache, layer=layer, start=start, absorb=absorb)
-        cache.length = start + length
-        return self.norm(x_ND).view(rows, length, -1)
+            x_ND = block.extend(x_ND, turns_NR, past, layer=layer)
+        return self.norm(x_ND)
+
+    def draft(self, hidden_ND: Tensor, tokens_N: Tensor, past: View) -> Tensor:
+        """Hidden states (N, D) of the multi-token block, whose `logits` say which token follows `tokens_N`.
+
+        Args:
+            hidden_ND: the main model's, of the tokens before `tokens_N`.
+            past: positions are those of `tokens_N`; the block's state lies behind the last layer's.
+        """
+        assert self.mtp is not None
+        embedded_ND = F.embedding(tokens_N, self.embed_tokens)
+        turns_NR = self.turns(past.positions_N)
+        return self.mtp.extend(hidden_ND, embedded_ND, turns_NR, past, layer=len(self.layers))
 
     def turns(self, positions_N: Tensor) -> Tensor:
         """What rotates heads at these positions of their documents: unit complex numbers (N, R / 2)."""
@@ -180,14 +190,19 @@ class Transformer(nn.Module):
             rows: texts that are generated together.
             capacity: tokens that each may have, prompt included.
         """
-        return Cache(
-            len(self.layers),
-            rows,
-            capacity=capacity,
-            width=self.cache_width,
-            device=self.embed_tokens.device,
-            dtype=self.embed_tokens.dtype,
-        )
+        return Cache(self.new_pool(rows + 1, block=capacity), rows)
+
+    def new_pool(self, blocks: int, *, block: int, is_drafting: bool = False) -> Pool:
+        """Room for the past of texts, where the model is and in its precision.
+
+        Args:
+            blocks: how many, with the first, which nobody can use.
+            block: tokens in each.
+            is_drafting: also for the multi-token block.
+        """
+        weight = self.embed_tokens
+        layers = len(self.layers) + is_drafting
+        return Pool(layers, blocks, block, self.cache_width, device=weight.device, dtype=weight.dtype)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Float32 scores (..., V) over the vocabulary for hidden states (..., D) of `forward`."""

@@ -14,19 +14,10 @@ from pathlib import Path
 from hanse.errors import InputError
 from hanse.runtime import Runtime
 from hanse.serve.engine import Engine, load_engine
+from hanse.serve.request import Request, Sampling
 from hanse.tune.template import END_OF_TEXT, encode_text, render
 
 HELP = "/reset starts over, /quit leaves; Ctrl-C stops an answer."
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """How answers are drawn; see `sampler.sample`."""
-
-    max_tokens: int = 256
-    temperature: float = 0.0
-    top_p: float = 1.0
-    seed: int = 0
 
 
 @dataclass
@@ -68,14 +59,9 @@ class Chat:
         self.messages.clear()
 
     def _stream(self, prompt: list[int]) -> Iterator[str]:
-        sampling = self.sampling
-        return self.engine.stream(
-            prompt,
-            max_tokens=sampling.max_tokens,
-            temperature=sampling.temperature,
-            top_p=sampling.top_p,
-            seed=sampling.seed,
-        )
+        for output in self.engine.outputs(Request(tuple(prompt), self.sampling)):
+            if output.text:
+                yield output.text
 
     def _prompt(self) -> list[int]:
         """The conversation as tokens; the oldest turns go when the context leaves no room for an answer."""

@@ -35,7 +35,7 @@ def recipe(**more) -> Recipe:
 
 
 def plan(home: Path, *arguments: str, of: Recipe | None = None) -> list[script.Job]:
-    options = cli._parser().parse_args(["launch", "--machine", "lumi", *arguments])
+    options = cli.parser().parse_args(["launch", "--machine", "lumi", *arguments])
     store = home / "store"
     return planned.plan(of or recipe(), options, machines.machine(options.machine), store, store / "launch" / "tiny-1")
 
@@ -118,7 +118,7 @@ def test_options_of_training_reach_hanse_run_and_no_others(home):
     job = plan(home, *words, of=experts)[-1]
     assert job.command[:4] == ("run", str(home / "store/launch/tiny-1/recipe.toml"), "--store", str(home / "store"))
     assert job.command[4:] == ("--device", "cuda", "--replicate", "2", "--expert", "4", "--recompute", "--float8")
-    cli._parser().parse_args(job.command)
+    cli.parser().parse_args(job.command)
 
 
 def test_later_options_of_sbatch_override_the_machines(home):
@@ -248,7 +248,7 @@ def test_launching_and_its_status_need_no_torch(home):
 
 def test_every_option_is_explained_and_every_machine_named():
     page = (Path(__file__).parents[2] / "docs/launch.md").read_text(encoding="utf-8")
-    (verbs,) = [each.choices for each in cli._parser()._actions if isinstance(each, argparse._SubParsersAction)]
+    (verbs,) = [each.choices for each in cli.parser()._actions if isinstance(each, argparse._SubParsersAction)]
     options = {name for action in verbs["launch"]._actions for name in action.option_strings if name.startswith("--")}
     assert not {name for name in options - {"--help"} if f"`{name}" not in page}
     assert not {name for name in [*CLUSTERS, "local"] if f"`{name}`" not in page}

@@ -17,6 +17,7 @@ from hanse.model.transformer import Transformer
 from hanse.serve import chat
 from hanse.serve.chat import Chat, Sampling, is_tuned
 from hanse.serve.engine import Engine
+from hanse.serve.request import Output, Request
 from hanse.tune.template import render
 
 
@@ -80,13 +81,13 @@ def test_ctrl_c_stops_the_answer_and_keeps_what_was_said(
 ) -> None:
     seen: list[Any] = []
 
-    def stream(self: Engine, ids: list[int], **_: Any) -> Iterator[str]:
-        seen.append(self.tokenizer.decode(ids, skip_special_tokens=False))
-        yield "half"
+    def outputs(self: Engine, request: Request) -> Iterator[Output]:
+        seen.append(self.tokenizer.decode(list(request.prompt), skip_special_tokens=False))
+        yield Output(text="half")
         if len(seen) == 1:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(Engine, "stream", stream)
+    monkeypatch.setattr(Engine, "outputs", outputs)
     typing_in(monkeypatch, "one", KeyboardInterrupt(), "two")
     assert chat.run(folder, options()) == 0
     assert capfd.readouterr().out == "half\nhalf\n"
@@ -95,11 +96,11 @@ def test_ctrl_c_stops_the_answer_and_keeps_what_was_said(
 
 
 def test_ctrl_c_during_a_single_answer_leaves_with_130(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def stream(self: Engine, ids: list[int], **_: Any) -> Iterator[str]:
-        yield "half"
+    def outputs(self: Engine, request: Request) -> Iterator[Output]:
+        yield Output(text="half")
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Engine, "stream", stream)
+    monkeypatch.setattr(Engine, "outputs", outputs)
     assert chat.run(folder, options(prompt="x")) == 130
 
 
