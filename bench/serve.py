@@ -49,6 +49,7 @@ CONTENDERS: list[tuple[str, str, dict[str, Any]]] = [
     ("llama.cpp, F32, bare", "llama_bare", {"parallel": LLAMA_STREAMS}),
     ("llama.cpp, F32, through hanse serve", "hanse_serve", {"engine": "llama.cpp"}),
     ("served: hanse, through hanse serve", "hanse_serve", {"engine": "native"}),
+    ("served: hanse, 1 thread, through hanse serve", "hanse_serve", {"engine": "native", "threads": 1}),
 ]
 OURS = ("hanse", "hanse, 1 thread")
 PROPOSALS: list[tuple[str, str, dict[str, Any]]] = [

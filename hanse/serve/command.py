@@ -37,7 +37,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     engine = parser.add_argument_group("engine")
     engine.add_argument("--engine", choices=ENGINES, default="native", help="what computes (default: native)")
     engine.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
-    engine.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: all cores it may use)")
+    engine.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: all cores but one)")
     engine.add_argument("--context", type=int, metavar="N", help="most tokens of prompt and answer (default: all)")
     limits = parser.add_argument_group("limits of all")
     limits.add_argument("--queue", type=int, default=256, metavar="N", help="answers under way at once (default: 256)")
@@ -254,6 +254,8 @@ def _open_engine(folder: Path, options: argparse.Namespace) -> Backend:
         from hanse.serve.native import NativeBackend
 
         runtime = Runtime.detect(options.device, options.threads)
+        if not runtime.threads_chosen:  # the server needs a core itself: with all, answers took 2.4 times as long
+            runtime = replace(runtime, threads=max(1, runtime.threads - 1))
         return NativeBackend.open(folder, runtime, context=options.context)
     if options.engine == "llama.cpp":
         from hanse.serve.llamacpp import LlamaCppBackend

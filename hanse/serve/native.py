@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import threading
 from collections import deque
 from collections.abc import AsyncIterator, Callable
@@ -19,6 +20,7 @@ from hanse.serve.request import Output, Request, Stats
 from hanse.serve.sequence import Sequence
 
 _Piece = Output | BaseException
+_SWITCH_SECONDS = 1e-4
 
 
 class NativeBackend:
@@ -113,6 +115,9 @@ class NativeBackend:
         self._asked.set()
 
     def _run(self) -> None:
+        # A step is hundreds of short operators, and each asks for Python's lock again: while the server writes to its
+        # clients, that would take 5 ms every time.
+        sys.setswitchinterval(_SWITCH_SECONDS)
         self._runtime.apply()  # the number of threads is each thread's own
         while not self._is_closing:
             if self.engine.is_idle:
