@@ -32,7 +32,7 @@ from hanse.model.foreign import ForeignModel
 from hanse.model.transformer import Transformer
 from hanse.runtime import Runtime
 from hanse.serve.grammar import compile_schema
-from hanse.serve.request import Output, Request, Sampling, Stats
+from hanse.serve.request import Output, Request, Sampling, Stats, room_behind
 from hanse.serve.routes import RouteRecorder
 from hanse.serve.sampler import Sampler, choose, logprobs
 from hanse.serve.schedule import BLOCK, Due, Schedule
@@ -105,7 +105,7 @@ class Engine:
         """
         sampling = request.sampling.check()
         size = self.model.config.vocab_size
-        room = min(sampling.max_tokens, self._room(request.prompt))
+        room = min(sampling.max_tokens, room_behind(request.prompt, self.context))
         if wrong := [token for token in request.prompt if not 0 <= token < size]:
             raise InputError(f"The prompt holds token {wrong[0]}, but the model knows 0 to {size - 1}.")
         grammar = None
@@ -191,7 +191,7 @@ class Engine:
             raise ValueError(f"{len(prompts)} prompts, but {len(limits)} limits")
         completions: list[list[int]] = [[] for _ in prompts]
         for ids in prompts:
-            self._room(ids)
+            room_behind(ids, self.context)
         # Equal lengths together: they are read in one product.
         for index in sorted(range(len(prompts)), key=lambda index: len(prompts[index])):
             if limits[index] > 0:
@@ -334,16 +334,6 @@ class Engine:
     def _count(self, **added: int) -> None:
         counts = {name: getattr(self._counts, name) + number for name, number in added.items()}
         self._counts = replace(self._counts, **counts)
-
-    def _room(self, ids: Ids[int]) -> int:
-        """Tokens that still fit behind a prompt."""
-        if not ids:
-            raise InputError("The prompt is empty: give at least one token.")
-        if len(ids) >= self.context:
-            raise InputError(
-                f"The prompt is {len(ids)} tokens long, but the model sees {self.context} at a time: shorten it."
-            )
-        return self.context - len(ids)
 
 
 def _control_id(tokenizer: Tokenizer, token: str) -> int:

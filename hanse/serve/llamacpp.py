@@ -29,7 +29,7 @@ from hanse.model.config import open_config
 from hanse.release.convert import fill_gguf
 from hanse.serve import grammar, llamacpp_process
 from hanse.serve.llamacpp_stream import Answer, Refused, events
-from hanse.serve.request import Output, Request, Stats
+from hanse.serve.request import Output, Request, Stats, room_behind
 from hanse.store.disk import full_disk
 from hanse.tune.template import END_OF_TEXT, END_OF_TURN
 
@@ -129,7 +129,7 @@ class LlamaCppBackend:
             RuntimeError: the server is gone, or said what it should not.
         """
         sampling = request.sampling.check()
-        room = self._room_for(request.prompt)
+        room = room_behind(request.prompt, self.context)
         _refuse(request)
         if self._is_closed:
             raise RuntimeError("llama.cpp was closed")
@@ -188,15 +188,6 @@ class LlamaCppBackend:
         for answer in list(self._active):
             answer.end("cancelled")
         await asyncio.to_thread(_stop, self._process)
-
-    def _room_for(self, prompt: tuple[int, ...]) -> int:
-        if not prompt:
-            raise InputError("The prompt is empty: give at least one token.")
-        if len(prompt) >= self.context:
-            raise InputError(
-                f"The prompt is {len(prompt)} tokens long, but the model sees {self.context} at a time: shorten it."
-            )
-        return self.context - len(prompt)
 
     def _payload(self, request: Request, max_tokens: int) -> dict[str, Any]:
         """The request as llama.cpp takes it; every setting is named, for its own defaults are others."""

@@ -5,7 +5,7 @@ No torch here, so that an engine that brings its own runtime needs none.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
@@ -164,6 +164,21 @@ class Stats:
     preemptions: int = 0
     drafted: int = 0
     accepted: int = 0
+
+
+def room_behind(prompt: Sequence[int], context: int) -> int:
+    """Tokens that fit behind a prompt.
+
+    Raises:
+        InputError: it is empty, or leaves no room.
+    """
+    if not prompt:
+        raise InputError("The prompt is empty: give at least one token.")
+    if len(prompt) >= context:
+        raise InputError(
+            f"The prompt is {len(prompt)} tokens long, but the model sees {context} at a time: shorten it."
+        )
+    return context - len(prompt)
 
 
 class Backend(Protocol):

@@ -23,7 +23,7 @@ from hanse.errors import InputError
 from hanse.model.config import ModelConfig, open_config
 from hanse.serve.detokenize import Detokenizer, StopStrings
 from hanse.serve.llamacpp import open_tokenizer
-from hanse.serve.request import Finish, Logprob, Output, Request, Stats
+from hanse.serve.request import Finish, Logprob, Output, Request, Stats, room_behind
 
 #: Widths of the latent cache that vLLM's attention kernels take; for another it has to expand the cache.
 _LATENT_WIDTHS = (320, 512, 576)
@@ -92,10 +92,7 @@ class VllmBackend:
         request.sampling.check()
         if request.records_routes:
             raise InputError("vLLM records no routes here; use --engine native.")
-        if not 0 < len(request.prompt) < self.context:
-            raise InputError(
-                f"The prompt has {len(request.prompt)} tokens; give at least 1 and fewer than {self.context}."
-            )
+        room_behind(request.prompt, self.context)
         text, stops = Detokenizer(self.tokenizer), StopStrings(request.sampling.stop)
         number, cached, is_first = uuid.uuid4().hex, 0, True
         prompt: dict[str, Any] = {"prompt_token_ids": list(request.prompt)}
