@@ -149,15 +149,15 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
 
 
 def jobs(minutes: float, seeds: int) -> list[tuple[str, str, int, float]]:
-    """Key, contender, seed and seconds of each run: seed by seed, the claims before the details."""
+    """Key, contender, seed and seconds of each run: the claims with every seed before the details."""
     seconds = minutes * 60
-    found = []
+    claims, details = [], []
     for seed in range(seeds):
-        found += [("hanse, preset", "hanse, preset", seed, seconds), (LLAMA, LLAMA, seed, seconds)]
-        for share, label in ((0.5, "half the time"), (0.25, "a quarter of the time")):
-            found.append((f"hanse, preset, {label}", "hanse, preset", seed, seconds * share))
-        found += [(name, name, seed, seconds) for name in OURS if name != "hanse, preset"]
-    return found
+        claims += [("hanse, preset", "hanse, preset", seed, seconds), (LLAMA, LLAMA, seed, seconds)]
+        claims.append(("hanse, preset, half the time", "hanse, preset", seed, seconds / 2))
+        details.append(("hanse, preset, a quarter of the time", "hanse, preset", seed, seconds / 4))
+        details += [(name, name, seed, seconds) for name in OURS if name != "hanse, preset"]
+    return claims + details
 
 
 def main() -> None:
