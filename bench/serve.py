@@ -39,25 +39,32 @@ LLAMA_STREAMS = 8
 CONTENDERS: list[tuple[str, str, dict[str, Any]]] = [
     ("hanse", "hanse", {}),
     ("hanse, 1 thread", "hanse", {"threads": 1}),
+    ("hanse, compiled", "hanse", {"compiles": True}),
+    ("hanse, compiled, 1 thread", "hanse", {"compiles": True, "threads": 1}),
     ("transformers, eager experts", "transformers_generate", {"experts": "eager"}),
     ("transformers, eager experts, 1 thread", "transformers_generate", {"experts": "eager", "threads": 1}),
     ("transformers, grouped_mm", "transformers_generate", {"experts": "grouped_mm"}),
     ("transformers, batched_mm", "transformers_generate", {"experts": "batched_mm"}),
     ("transformers, eager experts and attention", "transformers_generate", {"experts": "eager", "attention": "eager"}),
     ("transformers, eager experts, static cache", "transformers_generate", {"experts": "eager", "cache": "static"}),
+    (
+        "transformers, grouped_mm, static cache, compiled",
+        "transformers_generate",
+        {"experts": "grouped_mm", "cache": "static", "compile": True},
+    ),
     ("transformers, continuous batching", "transformers_batching", {"experts": "eager"}),
     ("llama.cpp, F32, bare", "llama_bare", {"parallel": LLAMA_STREAMS}),
     ("llama.cpp, F32, through hanse serve", "hanse_serve", {"engine": "llama.cpp"}),
     ("served: hanse, through hanse serve", "hanse_serve", {"engine": "native"}),
     ("served: hanse, 1 thread, through hanse serve", "hanse_serve", {"engine": "native", "threads": 1}),
 ]
-OURS = ("hanse", "hanse, 1 thread")
+OURS = ("hanse", "hanse, 1 thread", "hanse, compiled", "hanse, compiled, 1 thread")
 PROPOSALS: list[tuple[str, str, dict[str, Any]]] = [
     ("one token a step", "hanse", {}),
     ("with proposals", "hanse", {"speculate": True}),
 ]
 PREFIX_TOKENS = 768
-PATIENCE_SECONDS = 120
+PATIENCE_SECONDS = 400  # compiling takes minutes
 
 
 class Contender:

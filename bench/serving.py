@@ -80,7 +80,7 @@ def hanse(folder: Path, settings: dict[str, Any], device: str, threads: int) -> 
     speculates = bool(settings.get("speculate"))
     model = hf.load(folder, with_mtp=speculates)
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    engine = Engine(model, tokenizer, runtime, speculate=speculates)
+    engine = Engine(model, tokenizer, runtime, speculate=speculates, compiles=bool(settings.get("compiles")))
 
     def answer(prompts: Prompts, tokens: int) -> dict[str, Any]:
         marks: list[list[tuple[float, int]]] = [[] for _ in prompts]
@@ -128,10 +128,14 @@ def transformers_generate(folder: Path, settings: dict[str, Any], device: str, t
     """`generate` on a batch of prompts of one length; its best of sdpa and eager, caches and ways through the experts
     is for the caller to find."""
     import torch
-    from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
+    from transformers import CompileConfig, GenerationConfig, StoppingCriteria, StoppingCriteriaList
 
     torch.set_num_threads(threads)
     model = _their_model(folder, settings, device)
+    further: dict[str, Any] = {"cache_implementation": settings["cache"]} if "cache" in settings else {}
+    if settings.get("compile"):
+        further["compile_config"] = CompileConfig(fullgraph=False, mode="default")
+        further["compile_config"]._compile_all_devices = True  # else only accelerators are compiled for
 
     class Watch(StoppingCriteria):
         """Notes when each step of the batch was done, and stops nothing."""
@@ -149,7 +153,7 @@ def transformers_generate(folder: Path, settings: dict[str, Any], device: str, t
         watch = Watch()
         config = GenerationConfig(
             max_new_tokens=tokens, do_sample=False, eos_token_id=None, pad_token_id=0,
-            **({"cache_implementation": settings["cache"]} if "cache" in settings else {}),
+            **further,
         )  # fmt: skip
         began = time.perf_counter()
         ids_BT = torch.tensor(prompts, device=device)
@@ -161,7 +165,7 @@ def transformers_generate(folder: Path, settings: dict[str, Any], device: str, t
         said = found.sequences[:, ids_BT.shape[1] :].tolist()
         run = times(began, [[(moment, 1) for moment in watch.moments]] * len(prompts), said)
         cache = found.past_key_values
-        return run | {"cache_bytes": _bytes(cache) / len(prompts) / cache.get_seq_length()}
+        return run | {"cache_bytes": _bytes(cache) / len(prompts) / int(cache.get_seq_length())}
 
     return answer
 

@@ -21,6 +21,8 @@ a first walk:
   hanse data recipes/europe.toml     only its data, and a report on them
   hanse find release/atlas --language mt
                                      which documents are in it, and where
+  hanse trace "The country with the capital Paris: France"
+                                     where a text stands in what it was trained on
 """
 
 
@@ -104,8 +106,15 @@ def parser() -> argparse.ArgumentParser:
         help="change one value of the recipe, for example pretrain.budget_tokens=1000000 or tune.0.epochs=2",
     )
     made_from.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: all cores it may use)")
+    for add in (_run, _data, _plan, _launch, _release):
+        add(group, made_from)
+    for add in (_chat, _serve, _export, _find, _record, _look):
+        add(group, shared)
+    return whole
 
-    run = _verb(group, made_from, "run", verbs.run, "carry out a recipe from documents to a signed release")
+
+def _run(group, shared) -> None:
+    run = _verb(group, shared, "run", verbs.run, "carry out a recipe from documents to a signed release")
     run.add_argument("--dry-run", action="store_true", help="print the resolved recipe, sizes and estimates, and stop")
     run.add_argument("--until", metavar="KIND", help="stop after this kind of artifact, for example shards")
     run.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
@@ -119,19 +128,20 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument(
         "--recompute", action="store_true", help="compute activations twice instead of keeping them: less memory"
     )
-
     run.add_argument("--float8", action="store_true", help="products in float8 where the GPU has them (Hopper, later)")
 
-    data = _verb(group, made_from, "data", verbs.data, "make the data of a recipe, and a report on them")
+
+def _data(group, shared) -> None:
+    data = _verb(group, shared, "data", verbs.data, "make the data of a recipe, and a report on them")
     data.add_argument("--until", choices=verbs.DATA_KINDS, default="shards", help="stop after this (default: shards)")
     data.add_argument(
         "--shard", metavar="I/N", help="only read and annotate, as task I of N, from 1; the run without it finishes"
     )
     data.add_argument("--bands", metavar="I/N", help="only look for copies, as task I of N, after every --shard")
 
-    plan = _verb(
-        group, made_from, "plan", verbs.plan, "say what pre-training a recipe takes on a machine, before it runs"
-    )
+
+def _plan(group, shared) -> None:
+    plan = _verb(group, shared, "plan", verbs.plan, "say what pre-training a recipe takes on a machine, before it runs")
     plan.add_argument(
         "--machine", default="local", metavar="M", help="such as jupiter, lumi, local (default), or a TOML file"
     )
@@ -145,11 +155,26 @@ def parser() -> argparse.ArgumentParser:
     )
     plan.add_argument("--mfu", type=float, metavar="SHARE", help="share of the peak to plan with, for example 0.15")
 
+
+def _launch(group, shared) -> None:
     from hanse.launch import options as launching
 
-    launch = _verb(group, made_from, "launch", verbs.launch, "carry out a recipe as a chain of Slurm jobs")
+    launch = _verb(group, shared, "launch", verbs.launch, "carry out a recipe as a chain of Slurm jobs")
     launching.add(launch)
 
+
+def _release(group, shared) -> None:
+    release = _verb(group, shared, "release", verbs.release, "publish a recipe's model: papers, gate, signature")
+    release.add_argument(
+        "--final", action="store_true", help="refuse unless every mandatory question is answered and the gate is green"
+    )
+    release.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
+    release.add_argument(
+        "--write-answers", type=Path, metavar="FILE", help="write an empty file of the questions to people, and stop"
+    )
+
+
+def _find(group, shared) -> None:
     find = _verb(group, shared, "find", verbs.find, "find documents, their rights, copies and place in the shards")
     find.add_argument("what", metavar="NAME", help="kind/name[/version] of anything made from documents, or a folder")
     find.add_argument("--author", metavar="A", help="part of the author's name")
@@ -164,6 +189,8 @@ def parser() -> argparse.ArgumentParser:
     find.add_argument("--language", metavar="XX", help="ISO 639-1 code")
     find.add_argument("--limit", type=int, default=20, metavar="N", help="documents to show (default: 20)")
 
+
+def _chat(group, shared) -> None:
     chat = _verb(group, shared, "chat", verbs.chat, "talk to a model in the terminal")
     chat.add_argument("--model", metavar="X", help="a release or model by name, or a folder (default: the newest)")
     chat.add_argument("--prompt", metavar="TEXT", help="answer this once, on stdout, and leave")
@@ -175,6 +202,8 @@ def parser() -> argparse.ArgumentParser:
     chat.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
     chat.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: all cores it may use)")
 
+
+def _export(group, shared) -> None:
     export = _verb(
         group, shared, "export", verbs.export, "write a model for another engine: a GGUF file, or another folder"
     )
@@ -189,6 +218,8 @@ def parser() -> argparse.ArgumentParser:
     export.add_argument("--with-mtp", action="store_true", help="keep the multi-token block, which needs --type hf")
     export.add_argument("--force", action="store_true", help="replace OUT if it is there")
 
+
+def _serve(group, shared) -> None:
     from hanse.serve import command as serving
 
     serve = _verb(
@@ -196,6 +227,27 @@ def parser() -> argparse.ArgumentParser:
     )
     serving.add_options(serve)
 
+
+def _record(group, shared) -> None:
+    """The verbs that ask the record, each with its options in its own room."""
+    from hanse.release import diff_command, shares_command
+    from hanse.trace import command, impact_command, withdraw_command
+
+    for name, room, description in (
+        ("trace", command, "find which documents of the training text a text stands in"),
+        ("withdraw", withdraw_command, "record that an author, a site or a document has to be left out"),
+        (
+            "impact",
+            impact_command,
+            "say what documents went into, and how often they were seen",
+        ),
+        ("diff", diff_command, "say what changed between two releases"),
+        ("shares", shares_command, "say what each licensor's text contributed, and what that pays"),
+    ):
+        room.add_options(_verb(group, shared, name, room.run, description))
+
+
+def _look(group, shared) -> None:
     verify = _verb(
         group, shared, "verify", verbs.verify, "check an artifact or a release against its digests and signature"
     )
@@ -209,7 +261,6 @@ def parser() -> argparse.ArgumentParser:
     lineage = _verb(group, shared, "lineage", verbs.lineage, "draw what an artifact was made from, as a tree")
     lineage.add_argument("what", metavar="KIND/NAME[/VERSION]")
     _verb(group, shared, "list", verbs.list_artifacts, "list the artifacts of a store")
-    return whole
 
 
 def _verb(group, shared, name, function, description):

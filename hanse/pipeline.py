@@ -1,45 +1,23 @@
-"""A recipe as a list of stages, in order. Each is a function from its section and input artifacts to one artifact.
-
-dataset -> conversations -> tokenizer -> shards -> model (base) -> model (tuned) -> evaluation -> release
-"""
+"""Carrying out a recipe: its stages in order, each made once, on one process or many."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hanse.errors import InputError
-from hanse.recipe import HOW, Recipe, Source, Tune
-from hanse.store.stage import Artifact, Built, Store, Work
+from hanse.recipe import Recipe
+from hanse.stages import dataset_stage, stages, talking
+from hanse.store.stage import Artifact, Built, Store
 
 if TYPE_CHECKING:
     from hanse.console import Console
     from hanse.data import parts
     from hanse.parallel.ranks import Ranks
     from hanse.runtime import Runtime
-
-Inputs = Mapping[str, Artifact]  # by kind
-
-
-@dataclass(frozen=True)
-class Stage:
-    """What makes one artifact: its name, what defines it, what it reads, and the function that writes it."""
-
-    kind: str
-    name: str
-    title: str
-    definition: Callable[[], dict[str, Any]]
-    inputs: tuple[str, ...]  # "kind/name" of earlier stages
-    make: Callable[[Inputs, Work], None]
-
-    @property
-    def key(self) -> str:
-        """`kind/name`, by which later stages name it as their input."""
-        return f"{self.kind}/{self.name}"
 
 
 @dataclass(frozen=True)
@@ -73,22 +51,35 @@ class Outcome:
 def check_until(recipe: Recipe, until: str | None) -> None:
     """Refuse `--until` with a kind that the recipe does not make."""
     kinds = ["dataset", "tokenizer", "shards", "model", "evaluation", "release"]
-    if _talking(recipe):
+    if recipe.memorisation.is_measured:
+        kinds.insert(-1, "memorisation")
+    if talking(recipe):
         kinds.insert(1, "conversations")
     if until is not None and until not in kinds:
         raise InputError(f"--until {until}: this recipe makes {', '.join(kinds)}.")
 
 
 def run(
-    recipe: Recipe, store: Store, *, runtime: Runtime, ranks: Ranks, console: Console, until: str | None = None
+    recipe: Recipe,
+    store: Store,
+    *,
+    runtime: Runtime,
+    ranks: Ranks,
+    console: Console,
+    until: str | None = None,
+    is_final: bool = False,
 ) -> Outcome:
     """Carry out a recipe; what is there already and unchanged is not made again. The other ranks `follow`.
+
+    Args:
+        until: the kind of artifact to stop after.
+        is_final: whether the release has to pass the gate.
 
     Raises:
         InputError: bad input in any stage. Stages that finished are kept.
         Interrupted: a stop was asked for; the running stage has saved what it can resume from.
     """
-    planned = stages(recipe, store, runtime=runtime, ranks=ranks, console=console)
+    planned = stages(recipe, store, runtime=runtime, ranks=ranks, console=console, is_final=is_final)
     last = max((number for number, stage in enumerate(planned) if stage.kind == until), default=len(planned) - 1)
     done: dict[str, Built] = {}
     with store.lock(recipe.name):
@@ -103,6 +94,10 @@ def run(
                 inputs=inputs,
                 make=partial(stage.make, inputs),
             )
+            if built.state == "drifted" and stage.kind in ("dataset", "conversations"):
+                from hanse.trace import leaving, withdrawal
+
+                leaving.refuse_withdrawn(built.artifact, withdrawal.read(store.root))
             done[stage.key] = built
             console.end(built)
     ranks.broadcast(None)
@@ -129,52 +124,6 @@ def follow(recipe: Recipe, *, runtime: Runtime, ranks: Ranks, console: Console) 
             from hanse.tune import sft
 
             sft.learn(**arguments, runtime=runtime, ranks=ranks, console=console)
-
-
-def stages(recipe: Recipe, store: Store, *, runtime: Runtime, ranks: Ranks, console: Console) -> list[Stage]:
-    """The stages of a recipe, in the order in which they run."""
-    dataset, tokenizer, shards = (f"{kind}/{recipe.name}" for kind in ("dataset", "tokenizer", "shards"))
-    conversations = f"conversations/{recipe.name}" if _talking(recipe) else None
-    base = f"model/{recipe.name}-base"
-    plan = [
-        _dataset(recipe, runtime, console),
-        *([_conversations(recipe)] if conversations else []),
-        _tokenizer(recipe, dataset, conversations, console),
-        _shards(recipe, dataset, tokenizer, console),
-        _pretrain(recipe, base, shards, tokenizer, runtime, ranks, console),
-    ]
-    model = base
-    for number, tune in enumerate(recipe.tune, 1):
-        last = number == len(recipe.tune)
-        tuned = f"model/{recipe.name}-{'chat' if last else f'tune{number}'}"
-        assert conversations is not None  # the recipe was checked: every tune names a source of conversations
-        plan.append(_tune(recipe, tune, tuned, model, conversations, runtime, ranks, console))
-        model = tuned
-    evaluation = f"evaluation/{model.removeprefix('model/')}"
-    plan.append(_evaluation(recipe, evaluation, model, shards, conversations, runtime, console))
-    plan.append(_release(recipe, model, evaluation, store))
-    return plan
-
-
-def _talking(recipe: Recipe) -> tuple[Source, ...]:
-    return tuple(s for s in recipe.source if s.kind == "conversations" or any(t.source == s.name for t in recipe.tune))
-
-
-def _stage(key: str, title: str, definition, inputs: list[str], make) -> Stage:
-    kind, name = key.split("/")
-    return Stage(kind, name, title, definition, tuple(inputs), make)
-
-
-def _identity(source: Source) -> dict[str, Any]:
-    """What a source is: its declaration and the content of its files, not where they lie."""
-    from hanse.data.sources import digests
-
-    identity = source.model_dump(mode="json", exclude=set() if source.kind == "hub" else {"path"})
-    if source.kind == "atlas":
-        from hanse.data import atlas
-
-        return {**identity, "generated_from": atlas.sources()}
-    return {**identity, "files": digests(source)}
 
 
 def annotate_shard(recipe: Recipe, store: Store, shard: tuple[int, int], *, runtime: Runtime, console: Console) -> Path:
@@ -227,174 +176,6 @@ def _parts(recipe: Recipe, store: Store, runtime: Runtime, console: Console) -> 
     """Where the parts of a recipe's dataset lie until it is finished, and what decides them."""
     from hanse.data import parts
 
-    stage = _dataset(recipe, runtime, console)
+    stage = dataset_stage(recipe, store, runtime, console)
     scratch = store.scratch(stage.kind, stage.name, recipe.version, definition=stage.definition(), inputs={})
     return scratch / "parts", parts.Job(recipe.text_sources(), recipe.curate, recipe.languages, recipe.seed)
-
-
-def _dataset(recipe: Recipe, runtime: Runtime, console: Console) -> Stage:
-    def definition() -> dict[str, Any]:
-        from hanse.data.annotate import identity
-
-        return {
-            "languages": list(recipe.languages),
-            "seed": recipe.seed,
-            "curate": identity(recipe.curate),
-            "source": [_identity(source) for source in recipe.text_sources()],
-        }
-
-    def make(inputs: Inputs, work: Work) -> None:
-        from hanse.data.curate import curate
-
-        curate(
-            work, recipe.text_sources(), recipe.curate, languages=recipe.languages, seed=recipe.seed,
-            processes=runtime.threads, progress=console.progress,
-        )  # fmt: skip
-
-    return _stage(f"dataset/{recipe.name}", "Curate", definition, [], make)
-
-
-def _conversations(recipe: Recipe) -> Stage:
-    talking = _talking(recipe)
-
-    def definition() -> dict[str, Any]:
-        return {
-            "languages": list(recipe.languages),
-            "seed": recipe.seed,
-            "licences": list(recipe.curate.licences),
-            "source": [_identity(source) for source in talking],
-        }
-
-    def make(inputs: Inputs, work: Work) -> None:
-        from hanse.data.conversations import gather
-
-        gather(work, talking, recipe.curate, languages=recipe.languages, seed=recipe.seed)
-
-    return _stage(f"conversations/{recipe.name}", "Conversations", definition, [], make)
-
-
-def _tokenizer(recipe: Recipe, dataset: str, conversations: str | None, console: Console) -> Stage:
-    def definition() -> dict[str, Any]:
-        if recipe.model.start:
-            return {"start": _start(recipe)}
-        return {"tokenizer": recipe.tokenizer.model_dump(mode="json"), "seed": recipe.seed}
-
-    def make(inputs: Inputs, work: Work) -> None:
-        from hanse.tune.template import CHAT_TEMPLATE
-
-        if recipe.model.start:
-            from hanse.data.adopt import import_tokenizer
-
-            import_tokenizer(
-                work, Path(recipe.model.start), inputs["dataset"].path,
-                chat_template=CHAT_TEMPLATE, progress=console.progress,
-            )  # fmt: skip
-            return
-        from hanse.data import conversations as talk
-        from hanse.data.tokenizer import train_tokenizer
-
-        train_tokenizer(
-            work, inputs["dataset"].path, recipe.tokenizer,
-            chat_template=CHAT_TEMPLATE,
-            extra_texts=talk.texts(inputs["conversations"].path) if conversations else (),
-            seed=recipe.seed,
-            progress=console.progress,
-        )  # fmt: skip
-
-    return _stage(f"tokenizer/{recipe.name}", "Tokenizer", definition, [dataset, *filter(None, [conversations])], make)
-
-
-def _start(recipe: Recipe) -> dict[str, str]:
-    """What the folder in [model] start holds; where it lies is no part of what is made."""
-    from hanse.train.start import digests
-
-    return digests(Path(str(recipe.model.start)))
-
-
-def _shards(recipe: Recipe, dataset: str, tokenizer: str, console: Console) -> Stage:
-    def make(inputs: Inputs, work: Work) -> None:
-        from hanse.data.shards import write_shards
-
-        write_shards(
-            work, inputs["dataset"].path, inputs["tokenizer"].path, seed=recipe.seed, progress=console.progress
-        )
-
-    return _stage(f"shards/{recipe.name}", "Shards", lambda: {"seed": recipe.seed}, [dataset, tokenizer], make)
-
-
-def _pretrain(
-    recipe: Recipe, key: str, shards: str, tokenizer: str, runtime: Runtime, ranks: Ranks, console: Console
-) -> Stage:
-    def definition() -> dict[str, Any]:
-        model = recipe.model.model_dump(mode="json")
-        return {
-            "model": model | ({"start": _start(recipe)} if recipe.model.start else {}),
-            "pretrain": recipe.pretrain.model_dump(mode="json", exclude=set(HOW)),
-            "seed": recipe.seed,
-        }
-
-    def make(inputs: Inputs, work: Work) -> None:
-        from hanse.train.pretrain import pretrain
-
-        pretrain(
-            work, recipe, shards=inputs["shards"].path, data_digest=inputs["shards"].digest,
-            tokenizer=inputs["tokenizer"].path, runtime=runtime, ranks=ranks, console=console,
-        )  # fmt: skip
-
-    return _stage(key, "Pre-train", definition, [shards, tokenizer], make)
-
-
-def _tune(
-    recipe: Recipe, tune: Tune, key: str, model: str, talk: str, runtime: Runtime, ranks: Ranks, console: Console
-) -> Stage:
-    def definition() -> dict[str, Any]:
-        return {"tune": tune.model_dump(mode="json", exclude=set(HOW)), "seed": recipe.seed}
-
-    def make(inputs: Inputs, work: Work) -> None:
-        from hanse.tune.sft import finetune
-
-        finetune(
-            work, tune, model=inputs["model"].path, conversations=inputs["conversations"].path, seed=recipe.seed,
-            runtime=runtime, ranks=ranks, console=console,
-        )  # fmt: skip
-
-    return _stage(key, "Tune", definition, [model, talk], make)
-
-
-def _evaluation(
-    recipe: Recipe, key: str, model: str, shards: str, talk: str | None, runtime: Runtime, console: Console
-) -> Stage:
-    def definition() -> dict[str, Any]:
-        return {"evaluate": recipe.evaluate.model_dump(mode="json"), "seed": recipe.seed}
-
-    def make(inputs: Inputs, work: Work) -> None:
-        from hanse.evaluate.scores import evaluate
-
-        evaluate(
-            work,
-            model_folder=inputs["model"].path,
-            shards_folder=inputs["shards"].path,
-            conversations_folder=inputs["conversations"].path if talk and recipe.tune else None,
-            settings=recipe.evaluate, runtime=runtime, seed=recipe.seed, progress=console.progress,
-        )  # fmt: skip
-
-    return _stage(key, "Evaluate", definition, [model, shards, *([talk] if talk else [])], make)
-
-
-def _release(recipe: Recipe, model: str, evaluation: str, store: Store) -> Stage:
-    def definition() -> dict[str, Any]:
-        from hanse.release.folder import release_definition
-
-        return release_definition(
-            recipe.release, recipe_name=recipe.name, languages=recipe.languages, description=recipe.description
-        )
-
-    def make(inputs: Inputs, work: Work) -> None:
-        from hanse.release.folder import release
-
-        release(
-            work, model=inputs["model"], evaluation=inputs["evaluation"], store=store, settings=recipe.release,
-            recipe_name=recipe.name, languages=recipe.languages, description=recipe.description,
-        )  # fmt: skip
-
-    return _stage(f"release/{recipe.name}", "Release", definition, [model, evaluation], make)

@@ -119,6 +119,54 @@ def launch(options: argparse.Namespace) -> int:
     return submit.run(recipe.load(Path(options.recipe) if options.recipe else recipe.embedded(), options.set), options)
 
 
+def release(options: argparse.Namespace) -> int:
+    """`hanse release`. Publish the model of a recipe."""
+    from hanse import pipeline, recipe
+
+    if options.write_answers:
+        from hanse.release.papers import answers
+
+        answers.write_template(options.write_answers)
+        print(options.write_answers)
+        return 0
+    from hanse.console import Console
+    from hanse.parallel.ranks import Ranks
+    from hanse.runtime import Runtime
+    from hanse.store.stage import Store
+
+    parsed = recipe.load(Path(options.recipe) if options.recipe else recipe.embedded(), options.set)
+    store, console = Store.open(options.store), Console()
+    runtime = Runtime.detect(options.device, options.threads)
+    if runtime.ranks > 1:
+        raise InputError("hanse release: works in one process; train with `hanse run` under torchrun, then release.")
+    outcome = pipeline.run(
+        parsed, store, runtime=runtime, ranks=Ranks(runtime), console=console, is_final=options.final
+    )  # fmt: skip
+    made = outcome.built[-1]
+    if options.final and made.state == "drifted":
+        raise InputError(
+            f"{made.artifact.ref}: is there already, made otherwise ({'; '.join(made.drift)}); a release is never "
+            "changed, so raise `version` in the recipe."
+        )
+    if options.final:
+        from hanse.release import gate
+
+        gate.require(gate.signature(made.artifact.path))
+        for told in made.artifact.facts.get("gate", ()):
+            console.say(told)
+    unanswered = made.artifact.facts.get("unanswered", 0)
+    if options.json:
+        print(json.dumps({**outcome.as_dict(), "unanswered": unanswered}, indent=1))
+        return 0
+    print(made.artifact.path)
+    if unanswered:
+        console.warn(
+            f"{unanswered} mandatory questions of the papers are unanswered; a final release needs them. Begin with: "
+            "hanse release --write-answers answers.toml, and name that in [release] answers."
+        )
+    return 0
+
+
 def _share(option: str, text: str | None) -> tuple[int, int] | None:
     """Task and number of tasks of `--shard i/n`."""
     if text is None:

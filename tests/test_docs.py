@@ -22,6 +22,7 @@ SECTIONS = {
     "pretrain": recipe.Pretrain,
     "tune": recipe.Tune,
     "evaluate": recipe.Evaluate,
+    "memorisation": recipe.Memorisation,
     "release": recipe.Release,
 }
 SECTION = re.compile(r"\[{1,2}(" + "|".join((*SECTIONS, "model")) + r")\]{1,2}")

@@ -195,7 +195,8 @@ class Annotator:
 
 def identity(settings: Curate) -> dict[str, Any]:
     """What defines curation: the settings, and the content of the files they name, wherever those lie."""
-    given = settings.model_dump(mode="json", exclude={"engine", *CURATE_PATHS})
+    absent = () if settings.canaries else ("canaries", "canary_repeats")
+    given = settings.model_dump(mode="json", exclude={"engine", *absent, *CURATE_PATHS})
     key = settings.pii_key and hashlib.sha256(b"hanse pii key\0" + read_key(settings)).hexdigest()[:16]
     return {
         **given,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,12 +21,23 @@ from hanse.errors import InputError
 if TYPE_CHECKING:
     from hanse.recipe import Curate, Source
     from hanse.store.stage import Work
+    from hanse.trace.withdrawal import Withdrawal
 
 ROLES = ("system", "user", "assistant", "tool")
 SPLITS = ("train", "heldout")
+WITHDRAWN = "withdrawn"
+AT_ONCE = 4096  # conversations that are held against the withdrawals
 
 
-def gather(work: Work, sources: Sequence[Source], settings: Curate, *, languages: tuple[str, ...], seed: int) -> None:
+def gather(
+    work: Work,
+    sources: Sequence[Source],
+    settings: Curate,
+    *,
+    languages: tuple[str, ...],
+    seed: int,
+    withdrawals: Sequence[Withdrawal] = (),
+) -> None:
     """Write the conversations artifact: `train.jsonl`, `heldout.jsonl`, `quarantine.jsonl`, `counts.json`.
 
     Args:
@@ -35,6 +46,7 @@ def gather(work: Work, sources: Sequence[Source], settings: Curate, *, languages
         settings: the licence allow-list and the share of records that may be broken.
         languages: conversations in others are left out and counted.
         seed: of the atlas and of the split.
+        withdrawals: what they mean is left out and counted.
 
     Raises:
         InputError: a source cannot be read, too much of it is broken, or nothing is left to train on.
@@ -47,6 +59,7 @@ def gather(work: Work, sources: Sequence[Source], settings: Curate, *, languages
     ):
         outputs = {"train": train, "heldout": heldout}
         for source in sources:
+            kept = _Kept(outputs, counts, source, withdrawals)
             bad = 0
             read = 0
             for place, record in _records(source, languages, seed):
@@ -61,8 +74,8 @@ def gather(work: Work, sources: Sequence[Source], settings: Curate, *, languages
                     counts[f"dropped/language-not-asked-for/{row['language']}"] += 1
                     continue
                 split = row.pop("split", None) or _split(row["id"], source.heldout_share, seed)
-                counts[f"{split}/{source.name}/{row['language']}"] += 1
-                _write(outputs[split], {**row, "source": source.name})
+                kept.add(split, row)
+            kept.flush()
             if bad > settings.max_quarantine_share * read:
                 raise InputError(
                     f"source '{source.name}': {bad} of {read} conversations are broken, over the limit of "
@@ -85,6 +98,39 @@ def texts(folder: Path) -> Iterator[str]:
     """The words of the training conversations, for the tokenizer to learn from."""
     for conversation in read(folder / "train.jsonl"):
         yield "\n".join(message.get("content") or "" for message in conversation["messages"])
+
+
+class _Kept:
+    """Writes the conversations of a source, some thousand at a time, without those that were withdrawn."""
+
+    def __init__(
+        self, outputs: Mapping[str, Any], counts: Counter[str], source: Source, withdrawals: Sequence[Withdrawal]
+    ) -> None:
+        self._outputs, self._counts, self._source, self._withdrawals = outputs, counts, source.name, withdrawals
+        self._held: list[tuple[str, dict[str, Any]]] = []
+
+    def add(self, split: str, row: dict[str, Any]) -> None:
+        """Take in one that may be used."""
+        self._held.append((split, row))
+        if len(self._held) >= AT_ONCE:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what was taken in, and count it."""
+        for (split, row), leaves in zip(self._held, self._leaving(), strict=True):
+            place = f"dropped/{WITHDRAWN}" if leaves else split
+            self._counts[f"{place}/{self._source}/{row['language']}"] += 1
+            if not leaves:
+                _write(self._outputs[split], {**row, "source": self._source})
+        self._held = []
+
+    def _leaving(self) -> list[bool]:
+        if not self._withdrawals or not self._held:
+            return [False] * len(self._held)
+        from hanse.trace.leaving import conversation_table, matches
+
+        rows = [{**row, "source": self._source, "collection": row.get("source")} for _, row in self._held]
+        return matches(self._withdrawals, conversation_table(rows)).tolist()
 
 
 def _records(source: Source, languages: tuple[str, ...], seed: int) -> Iterator[tuple[dict[str, Any], object]]:

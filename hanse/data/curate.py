@@ -17,16 +17,18 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from hanse.data import dedup, parts
+from hanse.data import canaries, dedup, parts
 from hanse.data.annotate import read_key
 from hanse.data.pii.finding import Finding
 from hanse.data.pii.replace import How, dataset_key, replace
 from hanse.data.rights.evidence import EVIDENCE
 from hanse.data.select import Verdict, choose_validation, select
+from hanse.trace import leaving as leavings
 
 if TYPE_CHECKING:
     from hanse.recipe import Curate, Source
     from hanse.store.stage import Work
+    from hanse.trace.withdrawal import Withdrawal
 
 Progress = Callable[[str, int, int | None], None]
 
@@ -40,6 +42,7 @@ def curate(
     seed: int,
     processes: int = 1,
     progress: Progress | None = None,
+    withdrawals: Sequence[Withdrawal] = (),
 ) -> None:
     """Write a dataset artifact: `text/`, `documents.parquet`, `evidence.parquet`, `quarantine.jsonl`, `counts.json`,
     `manifest.jsonl`.
@@ -52,6 +55,7 @@ def curate(
         seed: of the atlas and of the validation split.
         processes: how many read at once.
         progress: called with a phrase, the documents done, and their total where it is known.
+        withdrawals: what they mean is left out, and stands in the table as `withdrawn`.
 
     Raises:
         InputError: a source that cannot be read or holds too many bad records; a language without documents; too few
@@ -65,10 +69,15 @@ def curate(
     paths = [folder / f"{line['part']:05d}.parquet" for line in lines]
     total = sum(line["documents"] for line in lines)
     say("looking for copies", 0, None)
-    clusters = dedup.clusters(paths, folder, near=settings.near_duplicates, engine=settings.engine)
-    validation = choose_validation(paths, clusters, settings, languages=languages, seed=seed)
+    leaving = leavings.of_parts(paths, withdrawals)
+    clusters = dedup.clusters(
+        paths, folder, near=settings.near_duplicates, engine=settings.engine, leaving=leaving.ordinals
+    )
+    leaving = leaving.with_copies(clusters)
+    validation = choose_validation(paths, clusters, settings, languages=languages, seed=seed, leaving=leaving)
+    paths += canaries.place(work, folder, len(paths), sources, settings, languages=languages, seed=seed)
     counts = select(
-        work.folder, paths, Verdict(clusters, validation),
+        work.folder, paths, Verdict(clusters, validation, leaving),
         replace=_replacer(settings, work.ref),
         say=lambda done: say("writing", done, total),
     )  # fmt: skip
@@ -86,6 +95,7 @@ def curate(
         documents=counts["documents"], kept=counts["kept"], text_bytes=counts["kept_bytes"],
         quarantined=sum(faults.values()),
         broken_files=sum(n for (_, reason), n in faults.items() if reason == "broken-file"),
+        **({"withdrawn": len(leaving.ordinals)} if withdrawals else {}),
     )  # fmt: skip
 
 

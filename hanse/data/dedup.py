@@ -90,7 +90,9 @@ class Clusters:
     survivors: np.ndarray
 
 
-def clusters(parts: Sequence[Path], scratch: Path, *, near: bool, engine: str = "local") -> Clusters:
+def clusters(
+    parts: Sequence[Path], scratch: Path, *, near: bool, engine: str = "local", leaving: np.ndarray | None = None
+) -> Clusters:
     """Find all copies among the documents of the annotated parts.
 
     Only documents without a reason to drop take part: a copy that may not be used must not displace one that may.
@@ -100,6 +102,7 @@ def clusters(parts: Sequence[Path], scratch: Path, *, near: bool, engine: str = 
         scratch: edges of each key are kept here, so that a run that was killed does not compute them again.
         near: also near duplicates.
         engine: "local" or "ray".
+        leaving: ordinals of documents that will be left out; one of them stays only where no other copy is.
     """
     found = [edges(parts, key, scratch, engine=engine) for key in (KEYS if near else KEYS[:1])]
     left, right = np.concatenate(found, axis=1)
@@ -107,7 +110,10 @@ def clusters(parts: Sequence[Path], scratch: Path, *, near: bool, engine: str = 
     if not len(nodes):
         return Clusters(nodes, nodes)
     labels = _components(ends[: len(left)], ends[len(left) :], len(nodes))
-    best = np.lexsort((_ranks(parts, nodes), labels))
+    ranks = _ranks(parts, nodes)
+    if leaving is not None:
+        ranks[np.isin(nodes, leaving)] = np.iinfo(np.int64).max
+    best = np.lexsort((ranks, labels))
     is_first = np.r_[True, labels[best][1:] != labels[best][:-1]]
     survivors = nodes[best[is_first]][labels]
     is_superfluous = survivors != nodes

@@ -92,6 +92,12 @@ class Loader:
         keys_W = np.repeat(mix(np.array([passes]), key=self._keys[stream]), len(windows_W))
         return passes + (unpermute(windows_W, size, keys_N=keys_W) < rest)
 
+    def turns_of(self, stream: int, windows_W: np.ndarray, epoch: int) -> np.ndarray:
+        """At which turns of the stream, counted from 0 over all passes, windows come in pass `epoch`; int64 (W,)."""
+        size = int(self.mixture.windows_S[stream])
+        keys_W = np.repeat(mix(np.array([epoch]), key=self._keys[stream]), len(windows_W))
+        return epoch * size + unpermute(windows_W, size, keys_N=keys_W)
+
     def samples(self, start: int, count: int) -> np.ndarray:
         """Samples start to start + count as token ids, (count, sequence_length + 1), int64.
 

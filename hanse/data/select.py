@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ from hanse.data.dedup import Clusters
 from hanse.data.samples import Samples
 from hanse.data.schema import DOCUMENTS, TEXT
 from hanse.errors import InputError
+from hanse.trace.leaving import NAMING, REASON, Leaving
 
 if TYPE_CHECKING:
     from hanse.recipe import Curate
@@ -29,14 +30,23 @@ Replace = Callable[[str, Sequence[dict[str, Any]], str], str]  # text, findings,
 
 @dataclass(frozen=True)
 class Verdict:
-    """What is decided about documents together: copies, and who is held out for validation (ordinals, sorted)."""
+    """What is decided about documents together: copies, who is held out for validation (ordinals, sorted), and what was
+    withdrawn.
+    """
 
     clusters: Clusters
     validation: np.ndarray
+    leaving: Leaving = field(default_factory=Leaving)
 
 
 def choose_validation(
-    parts: Sequence[Path], clusters: Clusters, settings: Curate, *, languages: tuple[str, ...], seed: int
+    parts: Sequence[Path],
+    clusters: Clusters,
+    settings: Curate,
+    *,
+    languages: tuple[str, ...],
+    seed: int,
+    leaving: Leaving | None = None,
 ) -> np.ndarray:
     """Ordinals of the validation documents, sorted: in each language those whose id hashes lowest under the seed.
 
@@ -50,10 +60,13 @@ def choose_validation(
     hashes: dict[str, list[np.ndarray]] = {}
     ordinals: dict[str, list[np.ndarray]] = {}
     reasons: Counter[tuple[str, str]] = Counter()
+    withdrawn = (leaving or Leaving()).ordinals
     for table in _tables(parts, ["id", "language", "ordinal", "drop_reason"]):
-        _count_reasons(table, reasons)
         own = table["ordinal"].to_numpy()
+        leaves = _among(own, withdrawn)
+        _count_reasons(table, leaves, reasons)
         stays = (pc.list_value_length(table["drop_reason"]).to_numpy() == 0) & ~_among(own, clusters.ordinals)
+        stays &= ~leaves
         kept = table.select(["id", "language"]).filter(pa.array(stays))
         own = own[stays]
         keys = np.array([int(name[:16], 16) for name in kept["id"].to_pylist()], np.uint64)
@@ -133,9 +146,14 @@ def _decide(table: pa.Table, verdict: Verdict, ids: dict[int, str]) -> pa.Table:
     clusters = list(own)
     copies = np.flatnonzero(_among(ordinals, verdict.clusters.ordinals))
     survivors = verdict.clusters.survivors[np.searchsorted(verdict.clusters.ordinals, ordinals[copies])]
+    leaves = _among(ordinals, verdict.leaving.ordinals)
     for row, survivor in zip(copies.tolist(), survivors.tolist(), strict=True):
         clusters[row] = ids[survivor]
-        reasons[row].append("duplicate" if ids[survivor] == own[row] else "near-duplicate")
+        if not leaves[row]:
+            reasons[row].append("duplicate" if ids[survivor] == own[row] else "near-duplicate")
+    for row in np.flatnonzero(leaves).tolist():
+        reasons[row].append(REASON)
+    is_nameless = pa.array(_among(ordinals, verdict.leaving.nameless))
     held_out = _among(ordinals, verdict.validation).tolist()
     splits = [
         None if why else "validation" if is_held_out else "train"
@@ -146,10 +164,15 @@ def _decide(table: pa.Table, verdict: Verdict, ids: dict[int, str]) -> pa.Table:
         "drop_reason": pa.array(reasons, DOCUMENTS.field("drop_reason").type),
         "split": pa.array(splits, pa.string()),
     }
+    made |= {name: _blanked(table[name], is_nameless) for name in NAMING} if verdict.leaving.nameless.size else {}
     return pa.table(
         [made.get(name, table[name] if name in table.column_names else None) for name in DOCUMENTS.names],
         schema=DOCUMENTS,
     )
+
+
+def _blanked(column: pa.ChunkedArray, is_nameless: pa.Array) -> pa.ChunkedArray:
+    return pc.if_else(is_nameless, pa.scalar(None, column.type), column)
 
 
 def _texts(table: pa.Table, splits: pa.ChunkedArray, split: str, replace: Replace) -> pa.Table:
@@ -184,7 +207,9 @@ def _tables(parts: Sequence[Path], columns: list[str] | None) -> Iterator[pa.Tab
                 yield file.read_row_group(group, columns=columns)
 
 
-def _count_reasons(table: pa.Table, reasons: Counter[tuple[str, str]]) -> None:
+def _count_reasons(table: pa.Table, leaves: np.ndarray, reasons: Counter[tuple[str, str]]) -> None:
+    for language in table["language"].filter(pa.array(leaves)).to_pylist():
+        reasons[language, REASON] += 1
     dropped = table.filter(pc.greater(pc.list_value_length(table["drop_reason"]), 0))
     for language, why in zip(dropped["language"].to_pylist(), dropped["drop_reason"].to_pylist(), strict=True):
         for reason in why:

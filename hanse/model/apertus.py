@@ -60,8 +60,12 @@ class _Take(torch.autograd.Function):
 
 
 def rotate_halves(values_NHR: Tensor, turns_NR: Tensor) -> Tensor:
-    """Rotate pairs (i, i + R / 2) of the last axis, in float32. `turns_NR`: unit complex numbers (N, R / 2)."""
-    cosine, sine = turns_NR.real.unsqueeze(1), turns_NR.imag.unsqueeze(1)
+    """Rotate pairs (i, i + R / 2) of the last axis, in float32.
+
+    `turns_NR`: unit complex numbers (N, R / 2), or their cosines and sines (N, R / 2, 2).
+    """
+    parts = torch.view_as_real(turns_NR) if turns_NR.is_complex() else turns_NR
+    cosine, sine = parts.unsqueeze(1).unbind(-1)
     first, second = values_NHR.float().chunk(2, -1)
     turned = torch.cat((first * cosine - second * sine, second * cosine + first * sine), -1)
     return turned.to(values_NHR.dtype)

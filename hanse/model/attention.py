@@ -157,7 +157,15 @@ def _scaled(frequencies: Tensor, scaling: Llama3Scaling) -> Tensor:
 
 
 def rotate(values_NR: Tensor, turns_N: Tensor) -> Tensor:
-    """Rotate interleaved pairs (even, odd) of the last axis. `turns_N` must broadcast against (..., R / 2)."""
+    """Rotate interleaved pairs (even, odd) of the last axis.
+
+    `turns_N` must broadcast against (..., R / 2); as cosines and sines (..., R / 2, 2) where it is real.
+    """
+    if not turns_N.is_complex():
+        even, odd = values_NR.float().unflatten(-1, (-1, 2)).unbind(-1)
+        cosine, sine = turns_N.unbind(-1)
+        turned = torch.stack((even * cosine - odd * sine, even * sine + odd * cosine), -1)
+        return turned.flatten(-2).to(values_NR.dtype)
     pairs = torch.view_as_complex(values_NR.float().unflatten(-1, (-1, 2)))
     return torch.view_as_real(pairs * turns_N).flatten(-2).to(values_NR.dtype)
 

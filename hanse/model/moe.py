@@ -126,7 +126,9 @@ class _Experts(torch.autograd.Function):
         return F.embedding_bag(inverse_NK, d_x_SD, mode="sum"), d_weights.float(), None, d_gate_up, d_down
 
 
-def _infer(x_ND: Tensor, weights_NK: Tensor, experts_NK: Tensor, gate_up_E2FD: Tensor, down_EDF: Tensor) -> Tensor:
+def infer_experts(
+    x_ND: Tensor, weights_NK: Tensor, experts_NK: Tensor, gate_up_E2FD: Tensor, down_EDF: Tensor
+) -> Tensor:
     """What `_Experts` computes, for a step of serving: few tokens, where calls of operators are what takes the time."""
     order_S, inverse_NK, counts_E = sort_by_expert(experts_NK, down_EDF.shape[0])
     chosen = [(expert, count) for expert, count in enumerate(counts_E.tolist()) if count]
@@ -292,5 +294,5 @@ def compute_experts(x_ND: Tensor, routing: Routing, gate_up_E2FD: Tensor, down_E
     elif torch.is_grad_enabled() or len(x) > _FEW_TOKENS:
         compute = _Experts.apply
     else:
-        compute = _infer
+        compute = infer_experts
     return compute(x, routing.weights_NK, routing.experts_NK, gate_up, down)

@@ -15,6 +15,7 @@ from typing import Any
 from hanse.console import duration
 from hanse.model.config import ApertusConfig, ForeignConfig, ModelConfig, configure
 from hanse.recipe import Recipe
+from hanse.train.rates import rule
 
 # Share of the measured matrix rate that a training step reaches on a CPU in float32; bench/train_cpu.py measures it.
 EFFICIENCY = 0.35
@@ -120,6 +121,10 @@ def show(recipe: Recipe, *, as_json: bool) -> None:
     for key, value in config.to_hf().items():
         if not isinstance(value, dict | list):
             print(f"#   {key} = {json.dumps(value)}")
+    print("\n# learning rates")
+    for stage, training in (("pretrain", recipe.pretrain), *((f"tune {n}", t) for n, t in enumerate(recipe.tune, 1))):
+        for line in rule(training, config.hidden_size, is_tuning=training is not recipe.pretrain).derivation:
+            print(f"#   {stage:<10}{line}")
     print("\n# estimates for pre-training")
     for name, value in lines(figures):
         print(f"#   {name:<24}{value}")

@@ -3,17 +3,16 @@
 Every key that is not known is an error with a suggestion; every default is printed by `hanse run --dry-run`.
 """
 
+from hanse.recipe.data import CURATE_PATHS, Curate, Source
 from hanse.recipe.reading import embedded, load, parse
 from hanse.recipe.sections import (
-    CURATE_PATHS,
     HOW,
-    Curate,
     Evaluate,
+    Memorisation,
     Model,
     Pretrain,
     Recipe,
     Release,
-    Source,
     Stage,
     Tokenizer,
     Training,
@@ -25,6 +24,7 @@ __all__ = [
     "HOW",
     "Curate",
     "Evaluate",
+    "Memorisation",
     "Model",
     "Pretrain",
     "Recipe",

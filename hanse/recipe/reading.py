@@ -14,7 +14,8 @@ from pydantic import (
 )
 
 from hanse.errors import InputError
-from hanse.recipe.sections import CURATE_PATHS, Recipe
+from hanse.recipe.data import CURATE_PATHS
+from hanse.recipe.sections import Recipe
 from hanse.recipe.suggestion import suggestion
 
 
@@ -129,7 +130,7 @@ def _make_paths_absolute(data: Mapping[str, Any], folder: Path) -> None:
     places = ("curate", "model", "release")
     sections = [*(sources if isinstance(sources, list) else []), *(data.get(name) for name in places)]
     for section in (section for section in sections if isinstance(section, dict)):
-        for key in ("path", "key", "start", *CURATE_PATHS):
+        for key in ("path", "key", "answers", "start", *CURATE_PATHS):
             if key == "path" and section.get("kind") == "hub":
                 continue  # a name, not a place
             value = section.get(key)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
-import re
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -17,137 +15,12 @@ from pydantic import (
 )
 
 from hanse.languages import EU24, LANGUAGES
+from hanse.recipe.base import Name, Positive, Rate, Section, Share, Temperature, Weight
+from hanse.recipe.data import Curate, Source
 from hanse.recipe.suggestion import suggestion
 from hanse.train.ramp import PARTS, Ramp
 
-Share = Annotated[float, Field(ge=0.0, le=1.0)]
-Positive = Annotated[int, Field(gt=0)]
-Rate = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
-Temperature = Annotated[float, Field(ge=1.0, le=100.0)]  # a language's share grows with its size ^ (1 / temperature)
-Weight = Annotated[float, Field(ge=0.0, le=1e6)]
-
-
-class Section(BaseModel):
-    """A part of the recipe: frozen, and closed against unknown keys."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Source(Section):
-    """One body of text, with the rights that it came with.
-
-    `path` is a file, a folder or a glob, relative to the recipe's folder; for kind hub, `owner/dataset`. `licence`
-    (SPDX) stands for documents that carry none themselves; a document without any is quarantined. `obtained` takes the
-    categories of the EU's summary of training content, each with what the summary asks for.
-    """
-
-    name: Name
-    kind: Literal["atlas", "jsonl", "parquet", "text", "html", "warc", "tei", "hub", "conversations"]
-    path: str = ""
-    revision: str = ""  # of a hub dataset: a commit
-    files: str = ""  # of a hub dataset: which of its files, a glob
-    extractor: Literal["resiliparse", "trafilatura"] = "resiliparse"  # of the main text of web pages
-    licence: str | None = None
-    licence_basis: Literal[
-        "stated", "detected", "contract", "public-domain", "generated", "tdm-art-4", "tdm-art-3", "unknown"
-    ] = "unknown"
-    jurisdiction: Annotated[str, Field(pattern=r"^([A-Z]{2})?$")] = ""  # ISO 3166-1 alpha-2, or EU
-    rights_holder: str = ""
-    obtained: Literal["public-dataset", "licensed", "crawl", "user", "synthetic", "other", "unknown"] = "unknown"
-    contract: str = ""  # licensed: its identifier
-    contract_start: datetime.date | None = None
-    contract_expiry: datetime.date | None = None
-    crawler: str = ""  # crawl: its name, as it called itself to servers
-    model: str = ""  # synthetic: what wrote the text
-    period: str = ""
-    url: str = ""
-    reservation: Literal["none", "reserved", "unknown"] = "unknown"
-    heldout_share: Share = 0.05  # of conversations; the other kinds are split by [curate] validation_share
-
-    @model_validator(mode="after")
-    def _path_fits_kind(self) -> Source:
-        if self.kind == "atlas" and self.path:
-            raise ValueError("path: the atlas is embedded and takes no path")
-        if self.kind != "atlas" and not self.path:
-            what = "the dataset, as owner/name" if self.kind == "hub" else "the file, folder or glob to read"
-            raise ValueError(f"path: missing; name {what}")
-        if self.kind != "hub":
-            for key in ("revision", "files"):
-                if getattr(self, key):
-                    raise ValueError(f"{key}: belongs to kind hub")
-            return self
-        if not re.fullmatch(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", self.path, re.ASCII):
-            raise ValueError(f"path: '{self.path}' is no dataset of the hub; write owner/name")
-        if not re.fullmatch(r"[0-9a-f]{40}", self.revision):
-            raise ValueError(
-                "revision: a hub dataset needs the commit, 40 hexadecimal digits in small letters; a branch or tag can "
-                "mean another text tomorrow"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _obtained_is_explained(self) -> Source:
-        belongs = {
-            "licensed": ("contract", "contract_start", "contract_expiry"),
-            "crawl": ("crawler",),
-            "synthetic": ("model",),
-        }
-        for obtained, keys in belongs.items():
-            for key in keys:
-                if getattr(self, key) and self.obtained != obtained:
-                    raise ValueError(f'{key}: belongs to obtained = "{obtained}", not "{self.obtained}"')
-        needs = {"licensed": ("contract",), "crawl": ("crawler", "period"), "synthetic": ("model",)}
-        for key in () if self.kind == "atlas" else needs.get(self.obtained, ()):  # rules wrote the atlas, no model
-            if not getattr(self, key):
-                raise ValueError(f'{key}: missing; obtained = "{self.obtained}" has to say it')
-        if self.licence_basis == "contract" and self.obtained not in ("licensed", "unknown"):
-            raise ValueError(f'licence_basis: "contract" does not go with obtained = "{self.obtained}"')
-        if self.contract_start and self.contract_expiry and self.contract_expiry < self.contract_start:
-            raise ValueError("contract_expiry: before contract_start")
-        return self
-
-
 HOW = ("checkpoint_seconds", "compile", "milestones")  # keys of training that change no weight, so not what is made
-CURATE_PATHS = ("policy", "site_files", "pii_key", "quality_model", "contamination")  # keys that name files
-
-
-class Curate(Section):
-    """Which documents stay. Everything read is annotated; this policy selects."""
-
-    licences: tuple[str, ...] = (
-        "CC0-1.0", "CC-BY-4.0", "CC-BY-3.0", "CC-BY-SA-4.0", "CC-BY-SA-3.0", "EUPL-1.2", "MPL-2.0", "MIT",
-        "Apache-2.0", "BSD-3-Clause", "Unicode-3.0", "PDDL-1.0", "ODC-By-1.0", "Etalab-2.0",
-    )  # fmt: skip
-    min_characters: Positive = 20
-    max_characters: Positive = 5_000_000
-    identify_language: bool = True
-    min_language_score: Share = 0.5
-    max_quarantine_share: Share = 0.01
-    validation_share: Share = 0.02
-    on_unknown_reservation: Literal["keep", "drop"] = "keep"
-    day: Annotated[str, Field(pattern=r"^(\d{4}-\d{2}-\d{2})?$")] = ""  # on which contracts and reservations are judged
-    policy: str = ""  # a TOML file that says how evidence is weighed; the one that comes with Hanse if empty
-    site_files: str = ""  # a folder of robots.txt and the like, by host and day
-    pii: Literal["mask", "pseudonym", "keep"] = "mask"
-    pii_key: str = ""  # a file of at least 16 bytes that pseudonyms are derived from
-    quality: bool = True
-    quality_model: str = ""  # a trained classifier; none if empty
-    min_quality: Share = 0.5
-    near_duplicates: bool = True
-    contamination: tuple[str, ...] = ()  # files of evaluation items
-    on_contamination: Literal["drop", "keep"] = "drop"
-    engine: Literal["local", "ray"] = "local"
-
-    @model_validator(mode="after")
-    def _bounds(self) -> Curate:
-        if self.min_characters > self.max_characters:
-            raise ValueError("min_characters: larger than max_characters")
-        if not self.licences:
-            raise ValueError("licences: the allow-list is empty, so no document could stay")
-        if self.site_files and not self.day:
-            raise ValueError("day: missing; site_files are judged as of a day, for example 2026-11-22")
-        return self
 
 
 class Tokenizer(Section):
@@ -211,8 +84,8 @@ class Training(Section):
     batch_tokens: Positive = 8192
     micro_batch_tokens: Positive | None = None
     optimizer: Literal["muon", "adamw", "ademamix"] = "muon"  # of the matrices
-    learning_rate: Rate = 0.02  # of the matrices
-    adam_learning_rate: Rate = 0.004  # of everything else, by AdamW
+    learning_rate: Rate | None = None  # of the matrices; by the rule of hanse/train/rates.py where left out
+    adam_learning_rate: Rate | None = None  # of everything else, by AdamW
     weight_decay: Annotated[float, Field(ge=0.0)] = 0.01
     warmup_share: Share = 0.02
     decay_share: Share = 0.4
@@ -294,8 +167,6 @@ class Tune(Training):
     kind: Literal["sft"] = "sft"
     source: Name
     epochs: Annotated[float, Field(gt=0.0, le=1000.0)] = 3.0
-    learning_rate: Rate = 0.01
-    adam_learning_rate: Rate = 0.002
     weight_decay: Annotated[float, Field(ge=0.0)] = 0.0
     decay_share: Share = 0.5
 
@@ -310,13 +181,28 @@ class Evaluate(Section):
     bootstrap: Annotated[int, Field(ge=100, le=100_000)] = 1000
 
 
+class Memorisation(Section):
+    """How much of its training text the model gives back; docs/memorisation.md."""
+
+    is_measured: bool = True
+    documents_per_source: Positive = 200
+    prefix_tokens: Annotated[tuple[Positive, ...], Field(min_length=1, max_length=8)] = (16, 32, 64)
+    continuation_tokens: Positive = 32
+    samples: Annotated[int, Field(ge=0, le=100)] = 2  # drawn continuations per prefix, beside the greedy one
+    temperature: Annotated[float, Field(gt=0.0, le=10.0)] = 0.8
+
+
 class Release(Section):
-    """How the model is published. `key` is a P-256 private key in PEM; it is made where none is."""
+    """How the model is published.
+
+    `key` is a P-256 private key in PEM; it is made where none is. `answers` is a file of what only people can say.
+    """
 
     licence: str = "Apache-2.0"
     title: str = ""
     contact: str = ""
     key: str = ""
+    answers: str = ""
 
 
 class Recipe(Section):
@@ -334,6 +220,7 @@ class Recipe(Section):
     pretrain: Pretrain = Pretrain()
     tune: tuple[Tune, ...] = ()
     evaluate: Evaluate = Evaluate()
+    memorisation: Memorisation = Memorisation()
     release: Release = Release()
 
     @field_validator("version", mode="before")

@@ -7,15 +7,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from hanse.languages import LANGUAGES
-from hanse.release.attribution import Credit, cell, flags
+from hanse.release.attribution import cell, flags
+from hanse.release.ledger import Ledger
+from hanse.release.papers.paper import NOT_RECORDED
 
-NOT_RECORDED = "not recorded"
 #: Licence identifiers that the Hub knows, in its lower case; any other is written as "other" with its SPDX name.
-_HUB_LICENCES = (
+HUB_LICENCES = (
     "apache-2.0", "mit", "cc0-1.0", "cc-by-4.0", "cc-by-3.0", "cc-by-sa-4.0", "cc-by-sa-3.0", "cc-by-nc-4.0",
     "cc-by-nc-sa-4.0", "cc-by-nd-4.0", "eupl-1.1", "eupl-1.2", "mpl-2.0", "gpl-3.0", "lgpl-3.0", "agpl-3.0",
     "bsd-2-clause", "bsd-3-clause", "isc", "unlicense", "etalab-2.0", "odc-by", "odbl", "pddl", "osl-3.0",
@@ -23,50 +23,19 @@ _HUB_LICENCES = (
 _TITLES = {"exact_answer": "exact answers", "bits_per_byte": "bits per byte"}
 
 
-@dataclass(frozen=True)
-class Facts:
-    """Everything a card says.
-
-    Attributes:
-        config: the model's `config.json`.
-        parameters: trained numbers; `active_parameters` of them work on each token.
-        training: what each training step noted (tokens, flop, energy_wh, seconds, runtime ...).
-        scores: rows of the evaluation: language, task, metric, value, low, high, n.
-        is_chat: whether it was tuned on conversations.
-        key_fingerprint: of the signing key.
-        lineage: the tree of ancestors as text.
-    """
-
-    name: str
-    title: str
-    description: str
-    contact: str
-    licence: str
-    languages: tuple[str, ...]
-    config: Mapping[str, Any]
-    parameters: int
-    active_parameters: int | None
-    training: Sequence[Mapping[str, Any]]
-    scores: Sequence[Mapping[str, Any]]
-    credits: Sequence[Credit]
-    is_chat: bool
-    key_fingerprint: str
-    lineage: str
-
-
-def card(facts: Facts) -> str:
+def card(ledger: Ledger) -> str:
     """The text of `README.md`."""
-    title = facts.title or facts.name
+    title = ledger.title or ledger.name
     parts = [
-        _front_matter(facts),
-        f"# {cell(title)}\n\n{cell(facts.description) if facts.description else _introduction(facts)}",
-        f"## At a glance\n\n{_glance(facts)}",
-        f"## How well\n\n{_scores(facts)}",
-        f"## Use it\n\n{_usage(facts)}",
-        f"## What it was trained on\n\n{_data(facts)}",
-        f"## What to watch for\n\n{_limits(facts)}",
-        f"## Verify it\n\n{_verify(facts)}",
-        f"## Where it comes from\n\n```\n{facts.lineage}\n```\n\nEach line has its record in `provenance/`.",
+        _front_matter(ledger),
+        f"# {cell(title)}\n\n{cell(ledger.description) if ledger.description else _introduction(ledger)}",
+        f"## At a glance\n\n{_glance(ledger)}",
+        f"## How well\n\n{_scores(ledger)}",
+        f"## Use it\n\n{_usage(ledger)}",
+        f"## What it was trained on\n\n{_data(ledger)}",
+        f"## What to watch for\n\n{_limits(ledger)}",
+        f"## Verify it\n\n{_verify(ledger)}",
+        f"## Where it comes from\n\n```\n{ledger.lineage}\n```\n\nEach line has its record in `provenance/`.",
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -83,48 +52,48 @@ def total(training: Sequence[Mapping[str, Any]], fact: str) -> float | None:
         return None
 
 
-def _front_matter(facts: Facts) -> str:
-    licence = facts.licence.lower()
+def _front_matter(ledger: Ledger) -> str:
+    licence = ledger.licence.lower()
     lines = ["---"]
-    if licence in _HUB_LICENCES:
+    if licence in HUB_LICENCES:
         lines.append(f"license: {licence}")
     else:
-        lines += ["license: other", f"license_name: {json.dumps(facts.licence)}", "license_link: LICENSE"]
+        lines += ["license: other", f"license_name: {json.dumps(ledger.licence)}", "license_link: LICENSE"]
     # Quoted, because a bare `no` is false in YAML.
-    lines += ["language:", *(f"- {json.dumps(code)}" for code in facts.languages)]
+    lines += ["language:", *(f"- {json.dumps(code)}" for code in ledger.languages)]
     lines += ["library_name: transformers", "pipeline_tag: text-generation", "tags:"]
     tags = [
-        str(facts.config.get("model_type", NOT_RECORDED)),
+        str(ledger.config.get("model_type", NOT_RECORDED)),
         "hanse",
-        *(["multilingual"] if len(facts.languages) > 1 else []),
+        *(["multilingual"] if len(ledger.languages) > 1 else []),
     ]
-    tags += ["conversational"] if facts.is_chat else []
+    tags += ["conversational"] if ledger.is_chat else []
     return "\n".join([*lines, *(f"- {tag}" for tag in tags), "---"])
 
 
-def _introduction(facts: Facts) -> str:
-    kind = "A language model to talk to" if facts.is_chat else "A base language model"
-    return f"{kind} in {len(facts.languages)} languages, made with Hanse; each document behind it is on record."
+def _introduction(ledger: Ledger) -> str:
+    kind = "A language model to talk to" if ledger.is_chat else "A base language model"
+    return f"{kind} in {len(ledger.languages)} languages, made with Hanse; each document behind it is on record."
 
 
-def _glance(facts: Facts) -> str:
-    config = facts.config
-    active = NOT_RECORDED if facts.active_parameters is None else f"{facts.active_parameters:,}"
-    devices = sorted({str(step.get("runtime", {}).get("device_name", NOT_RECORDED)) for step in facts.training})
-    energy, seconds = total(facts.training, "energy_wh"), total(facts.training, "seconds")
+def _glance(ledger: Ledger) -> str:
+    config = ledger.config
+    active = NOT_RECORDED if ledger.active_parameters is None else f"{ledger.active_parameters:,}"
+    devices = sorted({str(step.get("runtime", {}).get("device_name", NOT_RECORDED)) for step in ledger.training})
+    energy, seconds = total(ledger.training, "energy_wh"), total(ledger.training, "seconds")
     rows = [
-        ("languages", ", ".join(_language(code) for code in facts.languages)),
-        ("licence of the weights", facts.licence),
+        ("languages", ", ".join(_language(code) for code in ledger.languages)),
+        ("licence of the weights", ledger.licence),
         ("architecture", _architecture(config)),
-        ("parameters", f"{facts.parameters:,}, of which {active} are at work on a token"),
+        ("parameters", f"{ledger.parameters:,}, of which {active} are at work on a token"),
         ("vocabulary", _number(config.get("vocab_size"), "tokens")),
         ("longest context", _number(config.get("max_position_embeddings"), "tokens")),
-        ("training", _number(total(facts.training, "tokens"), "tokens")),
-        ("computation", _number(total(facts.training, "flop"), "FLOP")),
+        ("training", _number(total(ledger.training, "tokens"), "tokens")),
+        ("computation", _number(total(ledger.training, "flop"), "FLOP")),
         ("time", _number(None if seconds is None else round(seconds), "seconds")),
         ("energy", _number(energy, "Wh")),
         ("machine", ", ".join(devices) or NOT_RECORDED),
-        ("contact", facts.contact or NOT_RECORDED),
+        ("contact", ledger.contact or NOT_RECORDED),
     ]
     return "\n".join(["| | |", "|---|---|", *(f"| {name} | {cell(value)} |" for name, value in rows)])
 
@@ -147,15 +116,15 @@ def _architecture(config: Mapping[str, Any]) -> str:
     )
 
 
-def _scores(facts: Facts) -> str:
-    if not facts.scores:
+def _scores(ledger: Ledger) -> str:
+    if not ledger.scores:
         return f"Evaluation: {NOT_RECORDED}."
     columns: list[tuple[str, str]] = []
-    for metric in dict.fromkeys(str(row["metric"]) for row in facts.scores):
-        tasks = list(dict.fromkeys(str(row["task"]) for row in facts.scores if row["metric"] == metric))
+    for metric in dict.fromkeys(str(row["metric"]) for row in ledger.scores):
+        tasks = list(dict.fromkeys(str(row["task"]) for row in ledger.scores if row["metric"] == metric))
         columns += [(metric, task) for task in (["all"] if "all" in tasks else tasks)]
-    cells = {(row["language"], row["metric"], row["task"]): row for row in facts.scores}
-    codes = list(dict.fromkeys(str(row["language"]) for row in facts.scores))
+    cells = {(row["language"], row["metric"], row["task"]): row for row in ledger.scores}
+    codes = list(dict.fromkeys(str(row["language"]) for row in ledger.scores))
     heads = [_TITLES.get(metric, metric) + ("" if task == "all" else f", {task}") for metric, task in columns]
     lines = [f"| language | {' | '.join(map(cell, heads))} |", "|---|" + "---:|" * len(columns)]
     for code in sorted(codes, key=lambda code: (code in LANGUAGES, code)):
@@ -178,13 +147,13 @@ def _value(row: Mapping[str, Any] | None) -> str:
     return text
 
 
-def _usage(facts: Facts) -> str:
+def _usage(ledger: Ledger) -> str:
     talk = (
         'messages = [{"role": "user", "content": "..."}]\n'
         "inputs = tokenizer.apply_chat_template(\n"
         '    messages, add_generation_prompt=True, return_tensors="pt", return_dict=True\n'
         ")\n"
-        if facts.is_chat
+        if ledger.is_chat
         else 'inputs = tokenizer("...", return_tensors="pt")\n'
     )
     return (
@@ -200,9 +169,9 @@ def _usage(facts: Facts) -> str:
     )
 
 
-def _data(facts: Facts) -> str:
+def _data(ledger: Ledger) -> str:
     groups: dict[tuple[str, str, str], list[int]] = {}
-    for credit in facts.credits:
+    for credit in ledger.credits:
         count = groups.setdefault((credit.source, credit.licence, credit.kind), [0, 0])
         count[0] += credit.texts
         count[1] += credit.bytes
@@ -218,8 +187,8 @@ def _data(facts: Facts) -> str:
     )
 
 
-def _limits(facts: Facts) -> str:
-    size = f"{facts.parameters / 1e6:,.0f} million" if facts.parameters >= 1e6 else f"{facts.parameters:,}"
+def _limits(ledger: Ledger) -> str:
+    size = f"{ledger.parameters / 1e6:,.0f} million" if ledger.parameters >= 1e6 else f"{ledger.parameters:,}"
     return (
         f"A model of {size} parameters knows what its training text says and little else; beyond that it answers "
         "fluently and wrongly. No one has tested it for safety unless a record above says so. Figures hold for the "
@@ -227,13 +196,13 @@ def _limits(facts: Facts) -> str:
     )
 
 
-def _verify(facts: Facts) -> str:
+def _verify(ledger: Ledger) -> str:
     return (
         "```\npython verify.py --key SIGNERS_KEY.pem      # every file, every record, the signature\n"
         "sha256sum -c SHA256SUMS                     # the files, by coreutils alone\n"
         "model_signing verify key . --signature model.sig --public_key SIGNERS_KEY.pem\n```\n\n"
         "`verify.py` needs Python 3.11 and `cryptography`. Take the key from the signer, not from this folder; its "
-        f"fingerprint (SHA-256 of the key in DER) is\n`{facts.key_fingerprint}`."
+        f"fingerprint (SHA-256 of the key in DER) is\n`{ledger.key_fingerprint}`."
     )
 
 

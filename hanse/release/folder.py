@@ -1,4 +1,11 @@
-"""Assembling a release: the model, its papers, every ancestor's record, and a signature over all of it."""
+"""Assembling a release: the model, its papers, every ancestor's record, and a signature over all of it.
+
+weights, config, tokenizer        what runtimes load
+README.md, ATTRIBUTION.md, LICENSE
+papers/                           what the law and the field ask for, computed from the records
+evaluation/, provenance/          scores; every ancestor's record and table of documents
+SHA256SUMS, step.json, model.sig  what `hanse verify` and `verify.py` check
+"""
 
 from __future__ import annotations
 
@@ -7,6 +14,7 @@ import importlib.metadata
 import json
 import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,35 +22,74 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 import hanse
 from hanse.errors import InputError
-from hanse.release import sign, verifier
-from hanse.release.attribution import Credit, attribution, credits
-from hanse.release.card import Facts, card
+from hanse.release import gate, sign, verifier
+from hanse.release.attribution import attribution, credits
+from hanse.release.card import card
+from hanse.release.diff import changes_paper
 from hanse.release.export import CONFIG, TOKENIZER, WEIGHTS, check_export, read_header, read_json
+from hanse.release.ledger import Ledger
+from hanse.release.papers import answers, lint, machine, pack
+from hanse.release.papers.paper import Entry
 from hanse.store import record as records
 from hanse.store.digest import RECORD, SUMS, is_summed, parse_sums
 from hanse.store.documents import TABLE
 from hanse.store.graph import lineages
+from hanse.store.layout import natural
 from hanse.store.stage import Artifact, Store, Work
+from hanse.trace import withdrawal
 
 if TYPE_CHECKING:
     from hanse.recipe import Release
 
 GENERATION = "generation_config.json"
 VERIFIER = "verify.py"
+PAPERS = "papers"
 SCORES = "evaluation/scores.json"
 
 
-def release_definition(
-    settings: Release, *, recipe_name: str, languages: Sequence[str], description: str = ""
-) -> dict[str, Any]:
-    """What decides a release's content beside its inputs: the settings, and who signs, but not where the key lies."""
-    return {
-        "release": settings.model_dump(mode="json", exclude={"key"}),
-        "recipe_name": recipe_name,
-        "languages": list(languages),
-        "description": description,
-        "signed_by": sign.fingerprint(signing_key(settings)),
-    }
+@dataclass(frozen=True)
+class Publishing:
+    """What a recipe says about its release, beside the models.
+
+    Attributes:
+        settings: `[release]` of the recipe.
+        recipe_name: what the model is called where `settings.title` is empty.
+        version: of the recipe, and so of the release.
+        languages: codes, for the card.
+        description: the recipe's, for the card.
+        is_final: whether the gate has to be green and every mandatory question answered.
+    """
+
+    settings: Release
+    recipe_name: str
+    version: str
+    languages: Sequence[str]
+    description: str = ""
+    is_final: bool = False
+
+    def definition(self) -> dict[str, Any]:
+        """What decides a release's content beside its inputs; who signs belongs to it, but not where the key lies.
+
+        Withdrawals do not: one that comes later leaves a release as it is, and gets a notice beside it.
+
+        Raises:
+            InputError: answers that cannot be read, or an unusable key.
+        """
+        digest = answers.read(self.answers_path)[1] if self.answers_path else ""
+        return {
+            "release": self.settings.model_dump(mode="json", exclude={"key", "answers"}),
+            "recipe_name": self.recipe_name,
+            "languages": list(self.languages),
+            "description": self.description,
+            "signed_by": sign.fingerprint(signing_key(self.settings)),
+            **({"answers": digest} if digest else {}),
+            **({"final": True} if self.is_final else {}),
+        }
+
+    @property
+    def answers_path(self) -> Path | None:
+        """The file of human answers, where the recipe names one."""
+        return Path(self.settings.answers).expanduser() if self.settings.answers else None
 
 
 def signing_key(settings: Release) -> ec.EllipticCurvePrivateKey:
@@ -55,50 +102,55 @@ def release(
     *,
     model: Artifact,
     evaluation: Artifact,
+    memorisation: Artifact | None = None,
     store: Store,
-    settings: Release,
-    recipe_name: str,
-    languages: Sequence[str],
-    description: str = "",
+    publishing: Publishing,
 ) -> None:
     """Fill `work.folder` with a release of `model` in the Hugging Face layout, and have it signed at the end.
 
     Args:
         model: what is published; it has to obey the export contract.
         evaluation: its `scores.json` gives the card's figures.
-        store: holds every ancestor of the two.
-        settings: `[release]` of the recipe.
-        recipe_name: what the model is called where `settings.title` is empty.
-        languages: codes, for the card.
-        description: the recipe's, for the card.
+        memorisation: how much of its training text the model gives back; None where it was not measured.
+        store: holds every ancestor of these.
+        publishing: what the recipe says about it.
 
     Raises:
-        InputError: a broken line of the export contract, an ancestor that is missing or changed, or an unusable key.
+        InputError: a broken line of the export contract, an ancestor that is missing or changed, an unusable key,
+            answers that contradict the records, or a gate that is not green for a final release.
     """
     check_export(model.path)
-    key = signing_key(settings)
-    ancestors = collect_ancestors(store, (model, evaluation))
-    found = credits(ancestors)
+    key = signing_key(publishing.settings)
+    tops = [each for each in (model, evaluation, memorisation) if each is not None]
+    ancestors = collect_ancestors(store, tops)
     _copy_model(model, work.folder)
     _copy_records(ancestors, work.folder / verifier.PROVENANCE)
     _copy_scores(evaluation, work.folder / SCORES)
-    facts = _facts(
-        work, model=model, evaluation=evaluation, store=store, ancestors=ancestors, found=found, settings=settings,
-        recipe_name=recipe_name, languages=tuple(languages), description=description, key=key,
+    ledger = read_ledger(
+        work.folder, store, publishing, key,
+        model=model, evaluation=evaluation, memorisation=memorisation, ancestors=ancestors,
     )  # fmt: skip
-    _write(work.folder / "README.md", card(facts))
-    _write(work.folder / "ATTRIBUTION.md", attribution(found))
-    _write(work.folder / "LICENSE", licence_text(settings.licence))
+    _write(work.folder / "README.md", card(ledger))
+    _write(work.folder / "ATTRIBUTION.md", attribution(ledger.credits))
+    _write(work.folder / "LICENSE", licence_text(ledger.licence))
     _write(work.folder / verifier.PUBLIC_KEY, sign.public_pem(key))
     shutil.copyfile(Path(verifier.__file__), work.folder / VERIFIER)
+    missing = _write_papers(ledger, work.folder)
     work.note(
         ancestors=len(ancestors),
-        documents=sum(credit.texts for credit in found if credit.kind == "documents"),
-        conversations=sum(credit.texts for credit in found if credit.kind == "conversations"),
-        parameters=facts.parameters,
+        documents=sum(credit.texts for credit in ledger.credits if credit.kind == "documents"),
+        conversations=sum(credit.texts for credit in ledger.credits if credit.kind == "conversations"),
+        parameters=ledger.parameters,
         signing_key=sign.fingerprint(key),
+        unanswered=len(missing),
+        withdrawals=[each["digest"] for each in ledger.withdrawals],
+        **({"predecessor": ledger.predecessor.ref} if ledger.predecessor else {}),
     )
-    work.seal(verifier.SIGNATURE, functools.partial(_sign, name=recipe_name, key=key))
+    if publishing.is_final:
+        findings = gate.audit(work.folder, ledger, store=store)
+        gate.require(findings)
+        work.note(gate=[str(each) for each in findings])
+    work.seal(verifier.SIGNATURE, functools.partial(_sign, name=publishing.recipe_name, key=key))
 
 
 def collect_ancestors(store: Store, tops: Sequence[Artifact]) -> list[Artifact]:
@@ -135,6 +187,24 @@ def licence_text(licence: str) -> str:
         if text and "Apache License" in text:
             return text
     return f"SPDX-License-Identifier: {licence}\n\nThe text of this licence: https://spdx.org/licenses/{licence}.html\n"
+
+
+def _write_papers(ledger: Ledger, folder: Path) -> list[Entry]:
+    """Write every paper; returns the mandatory questions that nobody answered yet."""
+    contradictions = lint.contradictions(ledger)
+    if contradictions:
+        raise InputError(
+            f"[release] answers: contradicts the records: {'; '.join(contradictions)}. Correct the answers, or the "
+            "recipe where that is wrong."
+        )
+    place = folder / PAPERS
+    place.mkdir()
+    made = pack.papers(ledger)
+    if ledger.predecessor is not None:
+        made.append(changes_paper(ledger.predecessor.path, folder, ledger))
+    pack.write(made, ledger, place)
+    machine.write(ledger, place)
+    return lint.missing(made)
 
 
 def _copy_model(model: Artifact, folder: Path) -> None:
@@ -180,40 +250,66 @@ def _copy_scores(evaluation: Artifact, path: Path) -> None:
     shutil.copyfile(source, path)
 
 
-def _facts(
-    work: Work,
+def read_ledger(
+    folder: Path,
+    store: Store,
+    publishing: Publishing,
+    key: ec.EllipticCurvePrivateKey,
     *,
     model: Artifact,
     evaluation: Artifact,
-    store: Store,
+    memorisation: Artifact | None,
     ancestors: Sequence[Artifact],
-    found: Sequence[Credit],
-    settings: Release,
-    recipe_name: str,
-    languages: tuple[str, ...],
-    description: str,
-    key: ec.EllipticCurvePrivateKey,
-) -> Facts:
-    config = read_json(work.folder / CONFIG)
-    parameters, active = _parameters(work.folder / WEIGHTS)
+) -> Ledger:
+    """Read what the papers are made of: the records of the ancestors, and a person's answers.
+
+    Args:
+        folder: of the release, with the model and its configuration in it already.
+
+    Raises:
+        InputError: answers that cannot be read.
+    """
+    settings = publishing.settings
+    said, digest = answers.read(publishing.answers_path) if publishing.answers_path else ({}, "")
+    parameters, active = _parameters(folder / WEIGHTS)
     training = [artifact for artifact in ancestors if artifact.kind == "model"]
-    return Facts(
-        name=recipe_name,
+    tops = [each for each in (model, evaluation) if each is not None]
+    return Ledger(
+        name=publishing.recipe_name,
+        version=publishing.version,
         title=settings.title,
-        description=description,
+        description=publishing.description,
         contact=settings.contact,
         licence=settings.licence,
-        languages=languages,
-        config=config,
+        languages=tuple(publishing.languages),
+        model=model,
+        evaluation=evaluation,
+        memorisation=memorisation,
+        ancestors=tuple(ancestors),
+        config=read_json(folder / CONFIG),
         parameters=parameters,
         active_parameters=active,
-        training=[artifact.facts for artifact in training],
-        scores=json.loads((work.folder / SCORES).read_bytes()),
-        credits=found,
+        scores=json.loads((folder / SCORES).read_bytes()),
+        credits=credits(ancestors),
         is_chat=any("tune" in records.definition_of(artifact.record) for artifact in training),
         key_fingerprint=sign.fingerprint(key),
-        lineage="\n".join(tree.text() for tree in lineages(store, (model, evaluation))),
+        lineage="\n".join(tree.text() for tree in lineages(store, tops)),
+        answers=said,
+        answers_digest=digest,
+        withdrawals=tuple(each.as_dict() for each in withdrawal.read(store.root)),
+        predecessor=_predecessor(store, publishing),
     )
+
+
+def _predecessor(store: Store, publishing: Publishing) -> Artifact | None:
+    """The newest earlier version of this release in the store."""
+    earlier = [
+        artifact
+        for artifact in store.artifacts()
+        if (artifact.kind, artifact.name) == ("release", publishing.recipe_name)
+        and natural(artifact.version) < natural(publishing.version)
+    ]
+    return earlier[-1] if earlier else None
 
 
 def _parameters(weights: Path) -> tuple[int, int | None]:

@@ -79,7 +79,8 @@ class Ledger:
     @property
     def made(self) -> str:
         """When the newest ancestor was finished, RFC 3339: the day that papers call "last update"."""
-        return max(_metadata(artifact)["finishedOn"] for artifact in self.ancestors)
+        newest: str = max(_metadata(artifact)["finishedOn"] for artifact in self.ancestors)
+        return newest
 
     def of_kind(self, kind: str) -> list[Artifact]:
         """The ancestors of a kind (`dataset`, `model` ...), in the order in which they were finished."""
@@ -133,7 +134,8 @@ class SourceRecord:
 
 def read_counts(dataset: Artifact) -> dict[str, Any]:
     """`counts.json` of a dataset: documents kept and dropped by language, source, licence and reason."""
-    return json.loads((dataset.path / "counts.json").read_text(encoding="utf-8"))
+    counts: dict[str, Any] = json.loads((dataset.path / "counts.json").read_text(encoding="utf-8"))
+    return counts
 
 
 def runtime_of(artifact: Artifact) -> Mapping[str, Any]:
@@ -157,4 +159,5 @@ def _sources(ancestors: Sequence[Artifact]) -> Iterator[SourceRecord]:
 
 
 def _metadata(artifact: Artifact) -> Mapping[str, Any]:
-    return artifact.record["predicate"]["runDetails"]["metadata"]
+    found: Mapping[str, Any] = artifact.record["predicate"]["runDetails"]["metadata"]
+    return found

@@ -21,6 +21,7 @@ from hanse.errors import InputError
 if TYPE_CHECKING:
     from hanse.serve.api import Settings
     from hanse.serve.request import Backend
+    from hanse.trace.passages import Filter
 
 ENGINES = ("native", "llama.cpp", "vllm")
 _KEY_OPTIONS = ("requests_per_minute", "concurrent", "tokens_per_day")
@@ -39,12 +40,16 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     engine.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
     engine.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: all cores but one)")
     engine.add_argument("--context", type=int, metavar="N", help="most tokens of prompt and answer (default: all)")
+    engine.add_argument("--compile", action="store_true", help="compile first, about a minute: more tokens a second")
     limits = parser.add_argument_group("limits of all")
     limits.add_argument("--queue", type=int, default=256, metavar="N", help="answers under way at once (default: 256)")
     limits.add_argument("--timeout", type=float, default=600.0, metavar="S", help="seconds an answer (default: 600)")
     trust = parser.add_argument_group("trust")
     trust.add_argument("--signer", type=Path, metavar="PEM", help="the public key that has to have signed the release")
     trust.add_argument("--unverified", action="store_true", help="serve a folder that carries no signature")
+    trust.add_argument(
+        "--withdrawn", type=Path, metavar="FILE", help="passages at which an answer ends (default: those of its store)"
+    )
     access = parser.add_argument_group("who may ask")
     access.add_argument("--keys", type=Path, metavar="FILE", help="ask for a key of this file")
     access.add_argument("--tls-cert", type=Path, metavar="PEM", help="certificate, with its chain")
@@ -215,8 +220,18 @@ def _settings(folder: Path, options: argparse.Namespace, address: tuple[socket.A
         fingerprint=f"sha256:{sha256_file(folder / SUMS)}" if (folder / SUMS).is_file() else None,
         queue=options.queue,
         answer_seconds=options.timeout,
+        withdrawn=_withdrawn(folder, options.withdrawn),
     )
     return replace(settings, log=_log(options.log)) if options.log else settings
+
+
+def _withdrawn(folder: Path, given: Path | None) -> Filter | None:
+    from hanse.trace import passages
+
+    found = passages.of_model(folder, given)
+    if found is not None:
+        _note(f"{len(found.hashes):,} withdrawn passages end an answer; the weights are as they were.")
+    return found
 
 
 def _temperature(folder: Path) -> float:
@@ -256,7 +271,7 @@ def _open_engine(folder: Path, options: argparse.Namespace) -> Backend:
         runtime = Runtime.detect(options.device, options.threads)
         if not runtime.threads_chosen:  # the server needs a core itself: with all, answers took 2.4 times as long
             runtime = replace(runtime, threads=max(1, runtime.threads - 1))
-        return NativeBackend.open(folder, runtime, context=options.context)
+        return NativeBackend.open(folder, runtime, context=options.context, compiles=options.compile)
     if options.engine == "llama.cpp":
         from hanse.serve.llamacpp import LlamaCppBackend
 

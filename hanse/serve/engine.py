@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Iterator
 from collections.abc import Sequence as Ids
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from tokenizers import Tokenizer
@@ -27,7 +27,7 @@ from torch import Tensor
 
 from hanse.errors import InputError
 from hanse.model import hf
-from hanse.model.cache import View
+from hanse.model.cache import Pool, View
 from hanse.model.foreign import ForeignModel
 from hanse.model.transformer import Transformer
 from hanse.runtime import Runtime
@@ -38,6 +38,9 @@ from hanse.serve.sampler import Sampler, choose, logprobs
 from hanse.serve.schedule import BLOCK, Due, Schedule
 from hanse.serve.sequence import Sequence
 from hanse.tune.template import END_OF_TEXT, END_OF_TURN
+
+if TYPE_CHECKING:
+    from hanse.serve.compiled import CompiledStep
 
 #: Tokens of one step beyond growing answers: a long prompt delays the others by no more than these take.
 CHUNK = 512
@@ -65,6 +68,7 @@ class Engine:
         cache_tokens: int | None = None,
         chunk: int = CHUNK,
         speculate: bool = True,
+        compiles: bool = False,
     ) -> None:
         """Lay out a model for serving.
 
@@ -74,6 +78,10 @@ class Engine:
                 context, and at least one context.
             chunk: tokens of prompts that a step reads.
             speculate: let the multi-token block, if there is one, propose tokens; answers stay the same.
+            compiles: compile the step in which each text gets one token. Takes about a minute, and a C++ compiler.
+
+        Raises:
+            InputError: the step cannot be compiled here.
         """
         self.model = model.to(device=runtime.device, dtype=torch.float32).eval()
         self.tokenizer = tokenizer
@@ -94,6 +102,7 @@ class Engine:
         )
         self._recorder = RouteRecorder(self.model)
         self._counts = Stats()
+        self._compiled = _compiled(self.model, self.pool) if compiles else None
 
     # ----------------------------------------------------------------------- requests
 
@@ -236,8 +245,12 @@ class Engine:
             (count, [(part.start, part.sequence.blocks, part.sequence.shared) for part in members])
             for (count, _), members in groups.items()
         ]
-        with self._recorder.listening(any(part.sequence.request.records_routes for part in due)):
-            hidden_ND = self.model.extend(torch.tensor(tokens, device=self.device), View.of(self.pool, parts))
+        records_routes = any(part.sequence.request.records_routes for part in due)
+        if self._compiled is not None and list(groups) == [(1, False)] and not records_routes:
+            hidden_ND = self._compiled(tokens, parts[0][1])
+        else:
+            with self._recorder.listening(records_routes):
+                hidden_ND = self.model.extend(torch.tensor(tokens, device=self.device), View.of(self.pool, parts))
         for part in due:
             part.sequence.computed += part.count - part.is_drafted
             if part.sequence.request.prompt_logprobs and not part.sequence.said:
@@ -334,6 +347,21 @@ class Engine:
     def _count(self, **added: int) -> None:
         counts = {name: getattr(self._counts, name) + number for name, number in added.items()}
         self._counts = replace(self._counts, **counts)
+
+
+def _compiled(model: Transformer, pool: Pool) -> CompiledStep:
+    """The compiled step, both its graphs made."""
+    from hanse.serve.compiled import CompiledStep
+
+    if isinstance(model, ForeignModel):
+        raise InputError("--compile: models that transformers computes are not compiled here; leave it out.")
+    step = CompiledStep(model, pool)
+    try:
+        step.warm_up()
+    except Exception as error:  # the compiler's own kinds, and those of a C++ compiler that is not there
+        first = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise InputError(f"--compile: the step cannot be compiled here ({first[:200]}); leave it out.") from error
+    return step
 
 
 def _control_id(tokenizer: Tokenizer, token: str) -> int:

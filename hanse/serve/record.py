@@ -20,6 +20,7 @@ from hanse.release.card import total
 from hanse.store import check
 from hanse.store.digest import RECORD, SUMS, parse_sums
 from hanse.store.documents import count_documents
+from hanse.trace.index import beside
 
 #: The papers whose text the page can show, and the most bytes of one; a longer one is only named.
 READABLE = ("README.md", "ATTRIBUTION.md", "LICENSE")
@@ -68,7 +69,7 @@ def record(release: Path | None, report: check.Report | verifier.Report | None =
         "ancestors": [_ancestor(records[path]) for path in sorted(records)],
         "signature": _signature(folder, report),
         "generation": _generation(folder),
-        "trace": {"index": False},
+        "trace": {"index": bool(beside(folder))},
     }
     return _finite(found)
 

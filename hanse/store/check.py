@@ -86,6 +86,12 @@ def verify(what: str, *, store_root: Path, key: Path | None = None) -> Report:
         raise InputError(f"{what}: carries no signature to check with a key; only a release does.")
     else:
         notes.append(f"{sum(1 for _ in walk_files(folder))} files read")
+    if store is not None and _is_release(folder):
+        from hanse.trace import notice
+
+        for each in notice.beside(store.root, folder, key):
+            problems += [Problem(f"notice {each.path.name}", each.problem)] if each.problem else []
+            notes += [] if each.problem else [f"notice {each.path.name}: {each.says}; {each.path}"]
     if store is not None:
         ancestry, names = check_ancestry(folder, store)
         problems += ancestry

@@ -23,9 +23,11 @@ from hanse.errors import InputError, Interrupted
 from hanse.model.transformer import RouterLoad, Transformer
 from hanse.parallel.ranks import Ranks
 from hanse.parallel.shard import Placed
+from hanse.plan.operations import Work, attended_pairs, training
 from hanse.runtime import Runtime
 from hanse.train import dry
 from hanse.train.checkpoint import Checkpoints, fingerprint
+from hanse.train.energy import EnergyMeter
 from hanse.train.guard import Guard, StopSignals
 from hanse.train.metrics import MetricsLog, ProgressReport, Summary, aligned
 from hanse.train.optimizer import Optimizer, assign, table
@@ -90,7 +92,9 @@ def train(
     checkpoints = Checkpoints(
         scratch, model, optimizer, ranks, milestones=kept, is_asynchronous=runtime.device.type == "cuda"
     )
-    tally = Tally(fingerprint(model, {**identity, "steps": steps}), runtime.threads, layout(ranks))
+    tally = Tally(
+        fingerprint(model, {**identity, "steps": steps}), runtime.threads, layout(ranks), pairs=0, energy_wh=0.0
+    )
     tally = resume(checkpoints, runtime, tally)
     step_once = Step(placed.objective, optimizer, settings, runtime, ranks)
     mtp_weight = mtp_weight_of(settings, steps)
@@ -100,6 +104,7 @@ def train(
         ProgressReport(
             steps, done=tally.step, label=label, console=console if ranks.is_first else Console(quiet=True)
         ) as report,
+        EnergyMeter(runtime.device, ranks=ranks.size) as meter,
     ):
         for line in aligned(table(optimizer.groups)) if tally.step == 0 else [f"continuing after step {tally.step}"]:
             report.say(line)
@@ -119,13 +124,13 @@ def train(
             factor = warmup_stable_decay(
                 tally.step, steps, warmup_share=settings.warmup_share, decay_share=settings.decay_share
             )
-            outcome = step_once.forward_backward(
-                batch_at(tally.data_step(steps)), step=tally.step, mtp_weight=mtp_weight(tally.step)
-            )
+            batches, weight = batch_at(tally.data_step(steps)), mtp_weight(tally.step)
+            outcome = step_once.forward_backward(batches, step=tally.step, mtp_weight=weight)
             norm = step_once.clip()
             dropped = guard.verdict(tally.step, loss=outcome.loss, gradient_norm=norm)
             if guard.trouble:
-                tally = roll_back(checkpoints, tally, guard, report.say)
+                used = tally.energy_wh  # what it took to get here is spent, whatever comes of it
+                tally = replace(roll_back(checkpoints, tally, guard, report.say), energy_wh=used)
                 guard = Guard(**tally.guard)
                 step_once.discard()
                 log.cut(tally.step)
@@ -134,7 +139,7 @@ def train(
             runtime.synchronize()
             seconds = time.perf_counter() - began
 
-            tally = _advance(tally, outcome, seconds, guard)
+            tally = _advance(tally, outcome, seconds, guard, has_mtp=weight > 0)
             rate = settings.learning_rate * factor
             log.write(
                 _row(tally, outcome, seconds=seconds, learning_rate=rate, norm=norm, loads=loads, dropped=dropped)
@@ -142,7 +147,10 @@ def train(
             report.update(tally.step, loss=outcome.loss, tokens_per_second=outcome.tokens / seconds)
 
             is_due = ranks.is_first and _is_due(tally.step, saved_at, settings, checkpoint_steps)
-            is_due, is_stopping = (number > 0 for number in ranks.sum(is_due, stop.is_requested))
+            seen = sum(attended_pairs(batch.documents_BT.cpu().numpy()) for batch in batches)
+            *wishes, pairs, used_wh = ranks.sum(is_due, stop.is_requested, seen, meter.lap())
+            is_due, is_stopping = (number > 0 for number in wishes)
+            tally = tally.plus(int(pairs), used_wh)
             checkpoints.poll()
             if is_due or is_stopping or tally.step == steps or tally.step in kept:
                 checkpoints.save(asdict(tally))
@@ -155,7 +163,7 @@ def train(
     log.close(copy_to=run if ranks.is_first else None)
     checkpoints.move_milestones(run)
     model.eval()
-    return _summary(tally, log.rows, batch_at, model, runtime, ranks)
+    return _summary(tally, log.rows, batch_at, model, runtime, ranks, meter)
 
 
 def _is_due(step: int, saved_at: float, settings: Settings, checkpoint_steps: int | None) -> bool:
@@ -164,12 +172,14 @@ def _is_due(step: int, saved_at: float, settings: Settings, checkpoint_steps: in
     return time.monotonic() - saved_at >= settings.checkpoint_seconds
 
 
-def _advance(tally: Tally, outcome: Outcome, seconds: float, guard: Guard) -> Tally:
+def _advance(tally: Tally, outcome: Outcome, seconds: float, guard: Guard, *, has_mtp: bool) -> Tally:
     return replace(
         tally,
         step=tally.step + 1,
         tokens=tally.tokens + outcome.tokens,
         counted_tokens=tally.counted_tokens + outcome.counted_tokens,
+        mtp_tokens=tally.mtp_tokens + outcome.tokens * has_mtp,
+        mtp_counted_tokens=tally.mtp_counted_tokens + outcome.counted_tokens * has_mtp,
         seconds=tally.seconds + seconds,
         guard=guard.state(),
     )
@@ -209,10 +219,13 @@ def _summary(
     model: Transformer,
     runtime: Runtime,
     ranks: Ranks,
+    meter: EnergyMeter,
 ) -> Summary:
     losses = [row["loss"] for row in rows if row["loss"] is not None]
     share = max(1, len(losses) // 50)
-    flop_per_token = model.config.flop_per_token(batch_at(0)[0].tokens_BT.shape[1])
+    work = _work(tally, batch_at(0)[0].tokens_BT.shape[1])
+    operations = training(model.config, work)
+    is_measured = not ranks.any(not meter.is_readable)
     return Summary(
         steps=tally.step,
         tokens=tally.tokens,
@@ -221,11 +234,24 @@ def _summary(
         loss_last=statistics.fmean(losses[-share:]) if losses else math.nan,
         tokens_per_second=statistics.median(row["tokens_per_second"] for row in rows) if rows else 0.0,
         seconds=tally.seconds,
-        flop=flop_per_token * tally.tokens,
+        flop=sum(operations.values()),
+        operations=operations,
+        attended_pairs=work.pairs,
+        mtp_tokens=work.mtp_tokens,
+        mtp_counted_tokens=work.mtp_counted_tokens,
+        energy_wh=tally.energy_wh if is_measured else None,
+        energy_method="; ".join(dict.fromkeys(ranks.gather(meter.method))),
         peak_memory_bytes=max(ranks.gather(runtime.peak_memory_bytes())),
         skipped=int(tally.guard.get("skipped", 0)),
         rollbacks=tally.rollbacks,
     )
+
+
+def _work(tally: Tally, sequence_length: int) -> Work:
+    """What went through the model; whole sequences where a checkpoint of an older version did not count it."""
+    if tally.pairs is None:
+        return Work.whole_sequences(tally.tokens, sequence_length)
+    return Work(tally.tokens, tally.counted_tokens, tally.pairs, tally.mtp_tokens, tally.mtp_counted_tokens)
 
 
 def _finite(value: float) -> float | None:

@@ -32,6 +32,12 @@ class Summary:
         tokens_per_second: median over the steps.
         seconds: wall time spent training.
         flop: floating-point operations of the model, forward and backward.
+        operations: the same by part.
+        attended_pairs: (query, key) pairs inside documents; attention is counted by them.
+        mtp_tokens, mtp_counted_tokens: of tokens and counted_tokens, those of steps with a multi-token loss.
+        energy_wh: measured, over all ranks, steps that were undone included; without what a killed process did after
+            its last checkpoint. None where it was not measured all the time.
+        energy_method: what was read, or why nothing was.
         peak_memory_bytes: of this process.
         skipped: steps that the guard dropped.
         rollbacks: each time the run went back to a checkpoint: why, from where, to where, which data was left out.
@@ -45,6 +51,12 @@ class Summary:
     tokens_per_second: float
     seconds: float
     flop: int
+    operations: dict[str, int]
+    attended_pairs: int
+    mtp_tokens: int
+    mtp_counted_tokens: int
+    energy_wh: float | None
+    energy_method: str
     peak_memory_bytes: int
     skipped: int
     rollbacks: list[dict[str, Any]]

@@ -22,6 +22,7 @@ from hanse.runtime import Runtime
 from hanse.train.goldfish import hide
 from hanse.train.loop import train
 from hanse.train.metrics import Summary
+from hanse.train.rates import rule, with_rates
 from hanse.train.start import digests
 
 if TYPE_CHECKING:
@@ -55,8 +56,11 @@ def pretrain(
     Raises:
         InputError, Interrupted: see `hanse.train.loop.train`.
     """
-    for name, value in plan.lines(plan.plan(recipe)):
+    figures = plan.plan(recipe)
+    for name, value in plan.lines(figures):
         console.say(f"{name:<12}{value}")
+    for line in rule(recipe.pretrain, plan.model_config(recipe).hidden_size).derivation:
+        console.say(line)
     rows = table(Mixture.of(Shards.open(shards), recipe.pretrain))
     for line in lines(rows):
         console.say(line)
@@ -72,6 +76,7 @@ def pretrain(
         **asdict(summary),
         parameters=model.config.parameters(),
         active_parameters=model.config.active_parameters(),
+        matrix_flop_per_second=figures.matrix_flop_per_second,
         runtime=runtime.describe(),
     )
 
@@ -92,8 +97,8 @@ def learn(
     Returns:
         The whole model on the first rank, None on the others; and the run in figures.
     """
-    settings = recipe.pretrain
     config = plan.model_config(recipe)
+    settings = with_rates(recipe.pretrain, config.hidden_size)
     opened = Shards.open(Path(shards))
     place = "meta" if ranks.size > 1 else "cpu"
     model = hf.begin(recipe.model, config, vocab_size=opened.vocab_size, seed=recipe.seed, device=place)
@@ -114,7 +119,7 @@ def learn(
     summary = train(
         model,
         batch_at,
-        settings,
+        settings,  # type: ignore[arg-type]  # both rates are filled in
         runtime,
         ranks=ranks,
         steps=settings.steps,

@@ -24,6 +24,9 @@ class Tally:
         fingerprint: of the run.
         threads, layout: CPU threads and ranks; bits repeat only at equal ones.
         step: optimizer steps done.
+        pairs: (query, key) pairs inside documents; None in a checkpoint that did not count them.
+        mtp_tokens, mtp_counted_tokens: of the tokens, those of steps with a multi-token loss.
+        energy_wh: measured so far; None in a checkpoint that knows of none.
         data_offset: how many steps' data rollbacks have left out.
         rollbacks: what happened each time.
         compiled: whether blocks run compiled; None before that is known.
@@ -36,10 +39,22 @@ class Tally:
     tokens: int = 0
     counted_tokens: int = 0
     seconds: float = 0.0
+    pairs: int | None = None
+    mtp_tokens: int = 0
+    mtp_counted_tokens: int = 0
+    energy_wh: float | None = None
     data_offset: int = 0
     rollbacks: list[dict[str, Any]] = field(default_factory=list)
     compiled: bool | None = None
     guard: dict[str, Any] = field(default_factory=dict)
+
+    def plus(self, pairs: int, energy_wh: float) -> Tally:
+        """With what one more step attended to and used; what was not counted from the beginning stays uncounted."""
+        return replace(
+            self,
+            pairs=None if self.pairs is None else self.pairs + pairs,
+            energy_wh=None if self.energy_wh is None else self.energy_wh + energy_wh,
+        )
 
     def data_step(self, steps: int) -> int:
         """Which step's data comes next. After rollbacks the run's own ends early, and its beginning comes once more."""

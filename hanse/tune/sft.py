@@ -33,6 +33,7 @@ from hanse.runtime import Runtime
 from hanse.store.digest import sha256_file
 from hanse.train.loop import train
 from hanse.train.metrics import Summary
+from hanse.train.rates import with_rates
 from hanse.tune.template import Rendered, render_all
 
 if TYPE_CHECKING:
@@ -108,6 +109,11 @@ class PackedConversations:
         if self.steps == 1:  # fewer conversations than one batch: what is left of it stays empty
             rows = [*rows, *([[]] * (self.packing.batch_rows - len(rows)))]
         return [self._batch(rows[part.start : part.stop]) for part in self.packing.micro_batches]
+
+    def shown_at(self, step: int) -> list[int]:
+        """The conversations in one optimizer step, as their places among those that are used."""
+        first = step * self.packing.batch_rows
+        return [place for row in self._rows[first : first + self.packing.batch_rows] for place in row]
 
     def filled_share(self) -> float:
         """The part of all positions that holds tokens rather than padding."""
@@ -236,10 +242,11 @@ def learn(
         ),
     )
     network = hf.load(folder)
+    settings = with_rates(settings, network.config.hidden_size, is_tuning=True)
     summary = train(
         network,
         packed.batch_at,
-        settings,
+        settings,  # type: ignore[arg-type]  # both rates are filled in
         runtime,
         ranks=ranks,
         steps=packed.steps,

@@ -15,7 +15,10 @@ from hanse.store.digest import sha256_file
 
 
 def test_a_release_holds_the_model_its_papers_and_every_record(released, store):
-    names = sorted(p.relative_to(released.path).as_posix() for p in released.path.rglob("*") if p.is_file())
+    files = [p.relative_to(released.path) for p in released.path.rglob("*") if p.is_file()]
+    papers = {path.name for path in files if path.parts[0] == "papers"}
+    assert {"index.html", "public-summary.html", "bom.cdx.json", "sbom.spdx.json", "dataset-toy-1.md"} <= papers
+    names = sorted(path.as_posix() for path in files if path.parts[0] != "papers")
     steps = ("conversations-toy-1", "dataset-toy-1", "evaluation-toy-chat-1", "model-toy-base-1", "model-toy-chat-1",
              "shards-toy-1", "tokenizer-toy-1")  # fmt: skip
     assert names == sorted([

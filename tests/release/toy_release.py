@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from hanse.recipe import Release
-from hanse.release.folder import release, release_definition
+from hanse.release.folder import Publishing, release
 from hanse.store.stage import Built, Store, Work
 
 CONFIG: dict[str, Any] = {
@@ -113,12 +113,13 @@ def modelling(**facts: object):
 def publish(store: Store, settings: Release, version: str = "1", **changes: Any) -> Built:
     """Release the model of a store."""
     model, evaluation = store.find("model/toy-chat"), store.find("evaluation/toy-chat")
-    about = {"recipe_name": "toy", "languages": ("da", "nb"), "description": ""} | changes
+    about: dict[str, Any] = {"recipe_name": "toy", "version": version, "languages": ("da", "nb")} | changes
+    publishing = Publishing(settings, **about)
 
     def make(work: Work) -> None:
-        release(work, model=model, evaluation=evaluation, store=store, settings=settings, **about)
+        release(work, model=model, evaluation=evaluation, store=store, publishing=publishing)
 
     return store.build(
-        "release", "toy", version, definition=release_definition(settings, **about),
+        "release", "toy", version, definition=publishing.definition(),
         inputs={"model": model, "evaluation": evaluation}, make=make,
     )  # fmt: skip

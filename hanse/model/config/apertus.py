@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
 from hanse.errors import InputError
+from hanse.model.config.operations import ATTENTION, DENSE, PROJECTIONS, UNEMBEDDING, flop_of
 from hanse.model.config.rotary import Llama3Scaling, Rotary, rope_of, scaling_of
 from hanse.model.config.values import refuse_variants, require_positive, typed
 
@@ -61,16 +62,29 @@ class ApertusConfig:
         """All of them meet every token."""
         return self.parameters()
 
+    def operations(self, sequence_length: int) -> dict[str, int]:
+        """FLOP of the forward pass of one token, by part; counted as `ModelConfig.operations` says."""
+        layers, heads = self.num_hidden_layers, self.num_attention_heads
+        return {
+            PROJECTIONS: 2 * layers * self._attention_numbers(),
+            ATTENTION: layers * heads * 2 * self.head_dim * (sequence_length + 1),
+            DENSE: 2 * layers * 2 * self.hidden_size * self.intermediate_size,
+            UNEMBEDDING: 2 * self.vocab_size * self.hidden_size,
+        }
+
     def flop_per_token(self, sequence_length: int) -> int:
         """FLOP of forward and backward for one training token; counted as `ModelConfig.flop_per_token` says."""
-        pairs = 3 * self.num_hidden_layers * self.num_attention_heads * 2 * self.head_dim * (sequence_length + 1)
-        return 6 * self._matrices() + pairs
+        return flop_of(self.operations(sequence_length))
+
+    def _attention_numbers(self) -> int:
+        """Numbers in the projections of one block: queries and output, keys and values."""
+        return 2 * self.hidden_size * self.head_dim * (self.num_attention_heads + self.num_key_value_heads)
 
     def _matrices(self) -> int:
         """Numbers that take part in a product with every token, the output head included."""
-        attention = 2 * self.hidden_size * self.head_dim * (self.num_attention_heads + self.num_key_value_heads)
         feed_forward = 2 * self.hidden_size * self.intermediate_size
-        return self.num_hidden_layers * (attention + feed_forward) + self.vocab_size * self.hidden_size
+        blocks = self.num_hidden_layers * (self._attention_numbers() + feed_forward)
+        return blocks + self.vocab_size * self.hidden_size
 
     def check(self) -> ApertusConfig:
         """Return the config unchanged, or raise InputError for sizes that cannot work."""

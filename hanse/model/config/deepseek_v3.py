@@ -7,6 +7,19 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from hanse.errors import InputError
+from hanse.model.config.operations import (
+    ATTENTION,
+    DENSE,
+    MTP_ATTENTION,
+    MTP_BLOCK,
+    MTP_UNEMBEDDING,
+    PROJECTIONS,
+    ROUTED,
+    ROUTER,
+    SHARED,
+    UNEMBEDDING,
+    flop_of,
+)
 from hanse.model.config.rotary import Rotary, rope_of
 from hanse.model.config.values import refuse_variants, require_positive, typed
 
@@ -72,34 +85,66 @@ class ModelConfig:
         embedding and head in full, the chosen and the shared experts, without the multi-token block."""
         return self._count(self.num_experts_per_tok, 0)
 
+    def operations(self, sequence_length: int) -> dict[str, int]:
+        """FLOP of the forward pass of one token, by part (the names in `hanse.model.config.operations`).
+
+        Two for each number that takes part in a matrix product with this token; the embedding look-up and the norm
+        weights take part in none. Attention: queries x keys and weights x values, 2 x heads x (qk + v) a pair, where
+        causality leaves a query (sequence_length + 1) / 2 keys on average.
+        """
+        main = self._block_operations(range(self.num_hidden_layers), sequence_length)
+        main[UNEMBEDDING] = 2 * self.vocab_size * self.hidden_size
+        if not self.num_nextn_predict_layers:
+            return main
+        last = self.num_hidden_layers
+        block = self._block_operations(range(last, last + self.num_nextn_predict_layers), sequence_length)
+        joining = 2 * self.num_nextn_predict_layers * 2 * self.hidden_size * self.hidden_size
+        return main | {
+            MTP_ATTENTION: block.pop(ATTENTION),
+            MTP_BLOCK: joining + sum(block.values()),
+            MTP_UNEMBEDDING: self.num_nextn_predict_layers * main[UNEMBEDDING],
+        }
+
     def flop_per_token(self, sequence_length: int) -> int:
         """FLOP of forward and backward for one training token in sequences of `sequence_length` tokens.
 
-        6 for each number that takes part in a matrix product with this token (two for forward, four for backward;
-        the embedding look-up and the norm weights take part in none), plus attention: queries x keys and
-        weights x values, 2 x heads x (qk + v) a pair forward and twice that backward, where causality leaves a query
-        (sequence_length + 1) / 2 keys on average. Recomputation is not counted.
+        Three times `operations`: the backward pass takes each product twice. Recomputation is not counted.
         """
-        blocks = self.num_hidden_layers + self.num_nextn_predict_layers
-        matmul = self._count(self.num_experts_per_tok, self.num_nextn_predict_layers, matmul_only=True)
-        pairs = 3 * blocks * self.num_attention_heads * (self.qk_head_dim + self.v_head_dim) * (sequence_length + 1)
-        return 6 * matmul + pairs
+        return flop_of(self.operations(sequence_length))
 
-    def _count(self, experts: int, mtp_blocks: int, *, matmul_only: bool = False) -> int:
-        """Numbers with `experts` routed experts a layer and `mtp_blocks` multi-token blocks."""
+    def _block_operations(self, layers: range, sequence_length: int) -> dict[str, int]:
+        """Forward FLOP of some blocks for one token, by part."""
+        expert = 2 * 3 * self.hidden_size * self.moe_intermediate_size
+        moe = sum(self.is_moe(layer) for layer in layers)
+        pair_width = self.num_attention_heads * (self.qk_head_dim + self.v_head_dim)
+        found = {
+            PROJECTIONS: 2 * len(layers) * self._attention_numbers(),
+            ATTENTION: len(layers) * pair_width * (sequence_length + 1),
+            DENSE: 2 * 3 * (len(layers) - moe) * self.hidden_size * self.intermediate_size,
+            ROUTER: 2 * moe * self.hidden_size * self.n_routed_experts,
+            ROUTED: moe * self.num_experts_per_tok * expert,
+            SHARED: moe * self.n_shared_experts * expert,
+        }
+        return {part: flop for part, flop in found.items() if flop}
+
+    def _attention_numbers(self) -> int:
+        """Numbers in the projections of one block's latent attention."""
         hidden, heads = self.hidden_size, self.num_attention_heads
-        head = self.vocab_size * hidden
-        blocks = range(self.num_hidden_layers + mtp_blocks)
-        attention = (
+        return (
             hidden * (self.q_lora_rank + self.kv_lora_rank + self.qk_rope_head_dim)
             + self.q_lora_rank * heads * self.qk_head_dim
             + self.kv_lora_rank * heads * (self.qk_nope_head_dim + self.v_head_dim)
             + heads * self.v_head_dim * hidden
         )
+
+    def _count(self, experts: int, mtp_blocks: int) -> int:
+        """Numbers with `experts` routed experts a layer and `mtp_blocks` multi-token blocks."""
+        hidden = self.hidden_size
+        head = self.vocab_size * hidden
+        blocks = range(self.num_hidden_layers + mtp_blocks)
+        attention = self._attention_numbers()
         total = head + sum(attention + self._feed_forward(layer, experts) for layer in blocks)
         total += mtp_blocks * 2 * hidden * hidden
-        if matmul_only:
-            return total + mtp_blocks * head
         norms = 2 * hidden + self.q_lora_rank + self.kv_lora_rank
         embedding = 0 if self.tie_word_embeddings else head
         return total + embedding + len(blocks) * norms + hidden + mtp_blocks * 3 * hidden

@@ -9,6 +9,7 @@ from typing import Any
 
 from hanse.errors import InputError
 from hanse.model.config.folder import Shapes, numbers_in
+from hanse.model.config.operations import ATTENTION, BLOCKS, UNEMBEDDING, flop_of
 from hanse.model.config.values import LARGEST
 
 #: Sizes, and what older families call them.
@@ -105,13 +106,22 @@ class ForeignConfig:
         """Numbers that one token meets: without the experts that are not chosen."""
         return self.active
 
-    def flop_per_token(self, sequence_length: int) -> int:
-        """FLOP of forward and backward for one training token; counted as `ModelConfig.flop_per_token` says.
+    def operations(self, sequence_length: int) -> dict[str, int]:
+        """FLOP of the forward pass of one token, by part; counted as `ModelConfig.operations` says.
 
-        Attention is taken to be causal over the whole sequence in every layer: too much for windows and recurrences.
+        What the products of the blocks are for is not known here. Attention is taken to be causal over the whole
+        sequence in every layer: too much for windows and recurrences.
         """
-        pairs = 3 * self.num_hidden_layers * self.num_attention_heads * 2 * self.head_dim * (sequence_length + 1)
-        return 6 * self.matrices + pairs
+        head = min(self.vocab_size * self.hidden_size, self.matrices)
+        return {
+            BLOCKS: 2 * (self.matrices - head),
+            ATTENTION: self.num_hidden_layers * self.num_attention_heads * 2 * self.head_dim * (sequence_length + 1),
+            UNEMBEDDING: 2 * head,
+        }
+
+    def flop_per_token(self, sequence_length: int) -> int:
+        """FLOP of forward and backward for one training token; counted as `ModelConfig.flop_per_token` says."""
+        return flop_of(self.operations(sequence_length))
 
     def check(self) -> ForeignConfig:
         """Itself: whether it works is seen when it is loaded."""

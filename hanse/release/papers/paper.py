@@ -50,7 +50,7 @@ class Cell:
 
 
 def not_applicable(why: str, source: str) -> Cell:
-    """"Not applicable", written out with its reason and what shows it."""
+    """ "Not applicable", written out with its reason and what shows it."""
     return Cell(NOT_APPLICABLE, source, f"{NOT_APPLICABLE}: {why}")
 
 

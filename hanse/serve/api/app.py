@@ -15,7 +15,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from hanse import __version__
-from hanse.serve.api import chat, completions, errors, page
+from hanse.serve.api import chat, completions, errors, origins, page
 from hanse.serve.api.answers import Service
 from hanse.serve.api.guard import Guard
 from hanse.serve.api.limits import Places, Quotas
@@ -42,7 +42,10 @@ def create_app(backend: Backend, *, model: str, release: Path | None, settings: 
     service = Service(
         backend, model, settings, Places(settings.queue), Quotas(), created=int(time.time())
     )  # fmt: skip
-    metrics = Metrics(backend.stats, lambda: service.places.taken)
+    withdrawn = settings.withdrawn
+    metrics = Metrics(
+        backend.stats, lambda: service.places.taken, ended=lambda: withdrawn.ended if withdrawn is not None else 0
+    )
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -61,6 +64,7 @@ def create_app(backend: Backend, *, model: str, release: Path | None, settings: 
     pages = page.routes(settings.page)
     _add_api(app, service)
     _add_beside(app, metrics, page.Record(release))
+    origins.add(app, release)
     app.router.routes.extend(pages)
     errors.install(app)
     app.add_middleware(

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import secrets
 import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse, Response
@@ -23,6 +24,9 @@ from hanse.serve.api.logprobs import chat_logprobs
 from hanse.serve.api.schema import ChatRequest
 from hanse.serve.request import Finish, Logprob, Output, Request, Sampling
 from hanse.tune.template import render
+
+if TYPE_CHECKING:
+    from hanse.trace.passages import Filter, Watch
 
 _OPEN_CALL, _CLOSE_CALL = "<|tool_call|>", "<|/tool_call|>"
 
@@ -72,6 +76,8 @@ class _Choice:
     """One answer, as far as it has come."""
 
     parser: AnswerParser
+    withdrawn: Filter | None = None
+    watches: dict[str, Watch] = field(default_factory=dict)
     content: list[str] = field(default_factory=list)
     reasoning: list[str] = field(default_factory=list)
     calls: list[ToolCall] = field(default_factory=list)
@@ -82,22 +88,58 @@ class _Choice:
 
     def add(self, output: Output, closing: Sequence[int]) -> list[Delta]:
         """Take in a piece; `closing` are tokens that stand for an end that the engine does not give out."""
+        if self.finish is not None:  # it was cut at a withdrawn passage, and the engine went on
+            return []
         deltas = self.parser.add(output.tokens)
         self.tokens += len(output.tokens)
         self.cached += output.cached
-        self.logprobs += output.logprobs
         if output.finish is not None:
             if output.finish == "stop":
                 deltas += self.parser.add(closing)
             deltas += self.parser.finish()
+        deltas, is_cut = self._let_through(deltas)
+        self.logprobs += () if is_cut else output.logprobs
         for delta in deltas:
             if delta.call is not None:
                 self.calls.append(delta.call)
             else:
                 (self.reasoning if delta.kind == "reasoning" else self.content).append(delta.text)
-        if output.finish is not None:
+        if is_cut:
+            self.finish = "content_filter"
+        elif output.finish is not None:
             self.finish = _finish_reason(output.finish, bool(self.calls))
         return deltas
+
+    def _let_through(self, deltas: list[Delta]) -> tuple[list[Delta], bool]:
+        """What comes before a withdrawn passage, and whether there is one."""
+        if self.withdrawn is None:
+            return deltas, False
+        for number, delta in enumerate(deltas):
+            if delta.call is not None:
+                is_said, rest = self.withdrawn.holds(_said_in(delta.call)), []
+            else:
+                watch = self.watches.setdefault(delta.kind, self.withdrawn.stream())
+                is_said = watch.add(delta.text)
+                rest = [replace(delta, text=delta.text[: watch.kept])] if watch.kept else []
+            if is_said:
+                self.withdrawn.ended += 1
+                return [*deltas[:number], *rest], True
+        return deltas, False
+
+
+def _said_in(call: ToolCall) -> str:
+    """Every string in the arguments of a call, free of JSON's escapes."""
+    pending: list[Any] = [json.loads(call.arguments)]
+    said = []
+    while pending:
+        value = pending.pop()
+        if isinstance(value, str):
+            said.append(value)
+        elif isinstance(value, dict):
+            pending += reversed([each for item in value.items() for each in item])
+        elif isinstance(value, list):
+            pending += reversed(value)
+    return " ".join(said)
 
 
 def _finish_reason(finish: Finish, has_calls: bool) -> str:
@@ -124,7 +166,8 @@ class _Turn:
         self._prompt_tokens = prompt_tokens
         self._wants_logprobs = sampling.logprobs is not None
         self._closing: list[int] = []
-        self._choices = [_Choice(AnswerParser(tokenizer, sampling.stop)) for _ in range(body.n or 1)]
+        withdrawn = service.settings.withdrawn
+        self._choices = [_Choice(AnswerParser(tokenizer, sampling.stop), withdrawn) for _ in range(body.n or 1)]
         if body.forced_tools():
             # The prompt ends with the opening of a call, and the schema lets the engine end it without the closing.
             self._closing = [control_id(tokenizer, _CLOSE_CALL)]
@@ -135,6 +178,8 @@ class _Turn:
         """The response body, when every choice is finished."""
         async for index, output in answers:
             self._choices[index].add(output, self._closing)
+            if all(choice.finish for choice in self._choices):  # a cut one is not over for the engine
+                break
         choices = [self._choice(index) for index in range(len(self._choices))]
         return {**self._head, "choices": choices, "usage": self._usage()}
 
@@ -143,6 +188,8 @@ class _Turn:
         begun: set[int] = set()
         async for index, output in answers:
             choice = self._choices[index]
+            if choice.finish is not None:
+                continue
             if index not in begun:
                 begun.add(index)
                 yield self._chunk(index, {"role": "assistant", "content": ""})
@@ -150,6 +197,8 @@ class _Turn:
                 yield self._chunk(index, _delta(delta))
             if choice.finish is not None:
                 yield self._chunk(index, {}, choice.finish)
+            if all(each.finish for each in self._choices):
+                break
         if self._body.includes_usage:
             yield stream.event({**self._head, "choices": [], "usage": self._usage()})
 

@@ -6,7 +6,7 @@ import asyncio
 import secrets
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse, Response
@@ -21,6 +21,9 @@ from hanse.serve.api.schema import COMPLETION_TOKENS, CompletionRequest
 from hanse.serve.detokenize import token_bytes
 from hanse.serve.request import Output, Request
 from hanse.tune.template import END_OF_TEXT, encode_text
+
+if TYPE_CHECKING:
+    from hanse.trace.passages import Watch
 
 
 @dataclass(frozen=True)
@@ -47,7 +50,9 @@ async def complete(service: Service, body: CompletionRequest, request: HttpReque
     service.check_model(body.model)
     # Tokenising megabytes takes a while, in which others want their tokens.
     prompts = await asyncio.to_thread(lambda: [_prompt(service, given) for given in body.prompts()])
-    choices = [_Choice(prompt) for prompt in prompts for _ in range(body.n or 1)]
+    withdrawn = service.settings.withdrawn
+    watch = withdrawn.stream if withdrawn is not None else lambda: None
+    choices = [_Choice(prompt, watch()) for prompt in prompts for _ in range(body.n or 1)]
     requests = [_request(service, body, choice.prompt, index) for index, choice in enumerate(choices)]
     prompt_tokens = sum(len(prompt.ids) for prompt in prompts)
     text = _Completion(service, body, choices, prompt_tokens)
@@ -89,6 +94,7 @@ class _Choice:
     """One continuation, as far as it has come."""
 
     prompt: _Prompt
+    watch: Watch | None = None
     has_begun: bool = False
     text: list[str] = field(default_factory=list)
     characters: int = 0
@@ -112,6 +118,8 @@ class _Completion:
         """The response body, when every continuation is finished."""
         async for index, output in answers:
             self._add(self._choices[index], output)
+            if all(choice.finish for choice in self._choices):  # a cut one is not over for the engine
+                break
         choices = [self._told(index, "".join(choice.text)) for index, choice in enumerate(self._choices)]
         return {**self._head, "choices": choices, "usage": self._usage()}
 
@@ -119,29 +127,47 @@ class _Completion:
         """The events of a stream, without its end mark."""
         async for index, output in answers:
             choice = self._choices[index]
+            if choice.finish is not None:
+                continue
             if (text := self._add(choice, output)) or choice.finish is not None or choice.logprobs:
                 chunk = {**self._head, "choices": [self._told(index, text)]}
                 choice.logprobs.clear()
                 yield stream.event({**chunk, "usage": None} if self._body.includes_usage else chunk)
+            if all(each.finish for each in self._choices):
+                break
         if self._body.includes_usage:
             yield stream.event({**self._head, "choices": [], "usage": self._usage()})
 
     def _add(self, choice: _Choice, output: Output) -> str:
         """Take in a piece. Returns the text that it adds."""
+        if choice.finish is not None:  # it was cut at a withdrawn passage, and the engine went on
+            return ""
         text = self._echo(choice, output) if self._body.echo and not choice.has_begun else ""
         choice.has_begun = True
+        is_cut = False
         if self._body.max_tokens != 0:
-            text += output.text
-            if self._body.logprobs is not None and output.tokens:
+            said, is_cut = self._let_through(choice, output.text)
+            text += said
+            if self._body.logprobs is not None and output.tokens and not is_cut:
                 tokenizer, offset = self._service.backend.tokenizer, choice.characters + len(text) - len(output.text)
                 choice.logprobs.append(completion_logprobs(tokenizer, output.tokens, output.logprobs, offset=offset))
             choice.tokens += len(output.tokens)
         choice.cached += output.cached
         choice.characters += len(text)
         choice.text.append(text)
-        if output.finish is not None:
+        if is_cut:
+            choice.finish = "content_filter"
+        elif output.finish is not None:
             choice.finish = "stop" if output.finish == "stop" else "length"
         return text
+
+    def _let_through(self, choice: _Choice, text: str) -> tuple[str, bool]:
+        """What of a piece comes before a withdrawn passage, and whether there is one."""
+        withdrawn = self._service.settings.withdrawn
+        if choice.watch is None or withdrawn is None or not choice.watch.add(text):
+            return text, False
+        withdrawn.ended += 1
+        return text[: choice.watch.kept], True
 
     def _echo(self, choice: _Choice, output: Output) -> str:
         """The prompt as part of the first piece, with its logprobs; only a first token of all has none."""

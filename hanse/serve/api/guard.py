@@ -22,7 +22,7 @@ from hanse.serve.api.settings import Settings
 
 #: What costs something, so that limits count it.
 ANSWERS = ("/v1/chat/completions", "/v1/completions")
-KNOWN = frozenset({*ANSWERS, "/v1/models", "/health", "/metrics", "/record", "/openapi.json", "/"})
+KNOWN = frozenset({*ANSWERS, "/v1/models", "/health", "/metrics", "/record", "/trace", "/openapi.json", "/"})
 #: What anybody may have who reaches the port: nothing of the model or of its users.
 OPEN = frozenset({"/health", "/openapi.json", "/"})
 POLICY = (

@@ -39,11 +39,14 @@ class Metrics:
     Args:
         stats: the engine's figures now.
         places: answers under way, as the bounded queue counts them.
+        ended: answers ended at a withdrawn passage.
     """
 
-    def __init__(self, stats: Callable[[], Stats], places: Callable[[], int]) -> None:
+    def __init__(
+        self, stats: Callable[[], Stats], places: Callable[[], int], ended: Callable[[], int] = lambda: 0
+    ) -> None:
         self._registry = CollectorRegistry()
-        self._registry.register(_Engine(stats, places))
+        self._registry.register(_Engine(stats, places, ended))
         self._requests = Counter(
             "hanse_requests", "Requests by what became of them.", ("method", "path", "status"), registry=self._registry
         )
@@ -72,9 +75,10 @@ class Metrics:
 class _Engine(Collector):
     """The engine's figures, asked for when Prometheus asks."""
 
-    def __init__(self, stats: Callable[[], Stats], places: Callable[[], int]) -> None:
+    def __init__(self, stats: Callable[[], Stats], places: Callable[[], int], ended: Callable[[], int]) -> None:
         self._stats = stats
         self._places = places
+        self._ended = ended
 
     def collect(self) -> Iterator[Metric]:
         stats = self._stats()
@@ -83,3 +87,4 @@ class _Engine(Collector):
         for name, about in _COUNTERS.items():
             yield CounterMetricFamily(f"hanse_{name}", about, getattr(stats, name))
         yield GaugeMetricFamily("hanse_answers_under_way", "Answers begun and not ended.", self._places())
+        yield CounterMetricFamily("hanse_answers_filtered", "Answers ended at a withdrawn passage.", self._ended())

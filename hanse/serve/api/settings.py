@@ -5,8 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hanse.serve.api.keys import KeyFile
+
+if TYPE_CHECKING:
+    from hanse.trace.passages import Filter
 
 #: Host names under which a server on this machine may be asked. Any other was pointed here by somebody else's DNS.
 LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
@@ -33,6 +37,7 @@ class Settings:
         send_seconds: how long a client may leave what was sent to it unread.
         grace_seconds: for running answers when the server is asked to stop.
         connections: open at once.
+        withdrawn: passages at which an answer ends; None: none are known.
     """
 
     keys: KeyFile | None = None
@@ -50,3 +55,4 @@ class Settings:
     send_seconds: float = 60.0
     grace_seconds: float = 10.0
     connections: int = 1024
+    withdrawn: Filter | None = None

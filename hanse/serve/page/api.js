@@ -70,6 +70,10 @@ export async function models() {
 /** What the model is made of; see docs/page.md. */
 export const record = async () => (await ask("record")).json();
 
+/** Where the passages of a text stand in the training texts; only for servers whose record says that they have an index. */
+export const trace = async (text) =>
+  (await ask("trace", { method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify({ text }) })).json();
+
 /**
  * Ask and read the answer as it comes.
  *

@@ -1,6 +1,6 @@
 // The page: what a person does, what is shown, and the answer that is being written.
 
-import { key, models, record } from "./api.js";
+import { key, models, record, trace } from "./api.js";
 import { endOfSentences, request } from "./asking.js";
 import * as conversations from "./conversations.js";
 import { element, iconButton } from "./dom.js";
@@ -67,7 +67,7 @@ async function answer(question, again = 0) {
     if (!model.id) await learn();
     const on = { content: (piece) => grow("content", piece), reasoning: (piece) => grow("reasoning", piece) };
     const { finish, usage } = await request(model, mine.conversation, node, question, on, controller.signal);
-    node.state = finish === "length" ? "cut" : "";
+    node.state = finish === "length" || finish === "content_filter" ? "cut" : "";
     at("notice").hidden = true;
     if (usage) Object.assign(node, { tokens: usage.completion_tokens, total: usage.total_tokens });
   } catch (error) {
@@ -158,7 +158,9 @@ async function meet() {
 async function learn() {
   [model = {}] = await models();
   made = await record().catch(() => null); // a server of another make has none
+  acts.trace = made?.trace?.index ? trace : null;
   drawRecord();
+  if (acts.trace) draw();
 }
 
 function drawRecord() {
@@ -178,7 +180,7 @@ function draw() {
   const there = new Map([...at("log").children].map((each) => [each.dataset.node, each]));
   const turns = nodes.map((node) => {
     const beside = conversations.siblings(conversation, node);
-    const look = JSON.stringify([node, beside.length, beside.indexOf(node), language()]);
+    const look = JSON.stringify([node, beside.length, beside.indexOf(node), language(), Boolean(acts.trace)]);
     const old = there.get(node.id);
     if (old?.look === look) return old;
     const fresh = turn(conversation, node, acts);

@@ -2,6 +2,7 @@
 
 import { siblings } from "./conversations.js";
 import { element, icon, iconButton, toClipboard } from "./dom.js";
+import { showOrigins } from "./origins.js";
 import { renderInto } from "./render.js";
 import { number, text } from "./texts.js";
 
@@ -10,7 +11,8 @@ const STATES = { stopped: "stopped", cut: "cut", incomplete: "incomplete", gone:
 const STARTS = { class: "icon-button starts" };
 
 /**
- * The element of one node. `acts` holds what its buttons do: edit(node, content), again(node) and show(node).
+ * The element of one node. `acts` holds what its buttons do: edit(node, content), again(node), show(node), and
+ * trace(content) where the server has an index of the training texts.
  * Buttons of the class `starts` start an answer; whoever draws the page disables them while one is being written.
  */
 export function turn(conversation, node, acts) {
@@ -25,6 +27,7 @@ export function turn(conversation, node, acts) {
       actions.append(iconButton("again", text("again"), () => acts.again(node), STARTS));
     }
     actions.append(...branches(conversation, node, acts));
+    if (node.role === "assistant" && node.content && acts.trace) actions.append(originButton(made, node, acts));
     if (node.role === "assistant") actions.append(effort(node));
   }
   made.append(actions);
@@ -82,6 +85,24 @@ function copyButton(node) {
     document.getElementById("spoken").append(element("p", {}, text("copied")));
     setTimeout(() => button.replaceChildren(icon("copy")), 1500);
   });
+  return button;
+}
+
+/** Opens and closes, below the answer, where its passages stand in the training texts. */
+function originButton(made, node, acts) {
+  const button = iconButton("origin", text("origin"), async () => {
+    const shown = made.querySelector(".origins");
+    button.setAttribute("aria-expanded", String(!shown));
+    if (shown) return shown.remove();
+    const place = element("section", { class: "origins", role: "region", "aria-label": text("origin"), "aria-busy": "true" });
+    made.append(place);
+    try {
+      showOrigins(place, await acts.trace(node.content));
+    } catch (error) {
+      place.replaceChildren(element("p", { class: "quiet small" }, error.kind === "gone" ? text("gone") : error.message));
+    }
+    place.removeAttribute("aria-busy");
+  }, { "aria-expanded": "false" });
   return button;
 }
 

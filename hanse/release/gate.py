@@ -1,0 +1,117 @@
+"""The gate: a last look at the very files that are to be published. What is red stops a final release.
+
+Every check says what it found, also where it found nothing wrong, so that the list shows what was looked at. A check
+that could not be done is red too: nothing passes unseen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from hanse.errors import InputError
+
+if TYPE_CHECKING:
+    from hanse.release.ledger import Ledger
+    from hanse.store.stage import Store
+
+Outcome = Literal["passed", "warned", "failed"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What a check found.
+
+    Attributes:
+        check: its name, such as `licences`.
+        what: a sentence.
+        where: the file or record it is about; empty for the whole release.
+    """
+
+    check: str
+    outcome: Outcome
+    what: str
+    where: str = ""
+
+    def __str__(self) -> str:
+        place = f" ({self.where})" if self.where else ""
+        return f"{self.outcome:<6}  {self.check}: {self.what}{place}"
+
+
+def audit(folder: Path, ledger: Ledger, *, store: Store) -> list[Finding]:
+    """Look at a release folder, and at the records and the text behind it.
+
+    The signature is looked at where the folder is sealed already; before that, nothing is there to look at, so ask
+    `signature` afterwards.
+
+    Args:
+        folder: what is to be published.
+        ledger: what the records say about it.
+        store: where its ancestors lie. They have to be the ones that the ledger names.
+    """
+    from hanse.release import gate_checks, gate_files, gate_text
+
+    checks: list[tuple[str, Callable[[], Iterable[Finding]]]] = [
+        ("files", lambda: gate_files.files(folder)),
+        ("export", lambda: gate_files.export(folder)),
+        ("copies", lambda: gate_files.copies(folder, ledger)),
+        ("loads", lambda: gate_files.loads(folder, ledger)),
+        ("licences", lambda: gate_checks.licences(ledger)),
+        ("contracts", lambda: gate_checks.contracts(ledger)),
+        ("languages", lambda: gate_checks.languages(ledger)),
+        ("answers", lambda: gate_checks.answers(ledger)),
+        ("ancestors", lambda: gate_checks.ancestors(ledger, store)),
+        ("withdrawals", lambda: gate_text.withdrawals(ledger, store)),
+        ("contamination", lambda: gate_text.contamination(ledger)),
+        ("duplicates", lambda: gate_text.duplicates(ledger)),
+        ("personal data", lambda: gate_text.personal_data(ledger)),
+    ]
+    if gate_files.is_sealed(folder):
+        checks.append(("signature", lambda: gate_files.signature(folder)))
+    return [finding for name, check in checks for finding in _done(name, check)]
+
+
+def signature(folder: Path, key: Path | None = None) -> list[Finding]:
+    """Whether a finished release holds: every file by `SHA256SUMS`, the chain of records, the signature.
+
+    Args:
+        key: the public key that has to have signed; the one in the folder where None.
+    """
+    from hanse.release import gate_files
+
+    return _done("signature", lambda: gate_files.signature(folder, key))
+
+
+def text(findings: Sequence[Finding]) -> str:
+    """The list for people, the worst first, and a last line that counts."""
+    order = {"failed": 0, "warned": 1, "passed": 2}
+    lines = [str(each) for each in sorted(findings, key=lambda each: order[each.outcome])]
+    counts = [f"{sum(each.outcome == name for each in findings)} {name}" for name in order]
+    return "\n".join([*lines, f"gate: {', '.join(counts)}"])
+
+
+def require(findings: Sequence[Finding]) -> None:
+    """Stop a release that is not green.
+
+    Raises:
+        InputError: with everything that failed.
+    """
+    failed = [each for each in findings if each.outcome == "failed"]
+    if failed:
+        things = "1 thing is" if len(failed) == 1 else f"{len(failed)} things are"
+        lines = "\n".join(f"  {each}" for each in failed)
+        raise InputError(
+            f"the gate is closed: {things} in the way of a final release. Mend, and release again.\n{lines}"
+        )
+
+
+def _done(name: str, check: Callable[[], Iterable[Finding]]) -> list[Finding]:
+    """What a check found; its refusal is a finding too."""
+    try:
+        return list(check())
+    except InputError as error:
+        return [Finding(name, "failed", str(error).rstrip("."))]
+    except OSError as error:
+        return [Finding(name, "failed", f"cannot be looked at ({error.strerror})", str(error.filename or ""))]

@@ -1,0 +1,1 @@
+"""Where a text comes from, and what it means to take it out again: suffix arrays over the training text, and search."""
