@@ -86,7 +86,8 @@ def copied(home, tmp_path) -> Path:
 def test_run_ends_with_every_artifact_and_the_scores(home):
     first = json.loads((home / "first.json").read_text())
     assert [a["ref"].split("/")[0] for a in first["artifacts"]] == [
-        "dataset", "conversations", "tokenizer", "shards", "model", "model", "evaluation", "release",
+        "dataset", "conversations", "tokenizer", "shards", "model", "model", "evaluation", "memorisation",
+        "release",
     ]  # fmt: skip
     assert {a["state"] for a in first["artifacts"]} == {"made"}
     measured = {(row["language"], row["metric"]) for row in first["scores"] if row["task"] == "all"}
