@@ -11,7 +11,7 @@ from tokenizers import Tokenizer
 from visiting import CHROMIUM, Scripted, Site, Visitor, playwright
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # not longer: while the driver lives, no test can run an event loop of its own
 def browser() -> Iterator[Any]:
     options = (
         "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
