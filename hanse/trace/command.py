@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 #: A text that is longer is asked about in parts.
 LARGEST_QUERY_BYTES = 8 * 2**20
-#: What indexing managed on two cores of 2.6 GHz (bench/results/trace.json); for the estimate alone.
+#: What indexing managed on two cores (bench/results/trace.json); for the estimate alone.
 _INDEXED_PER_SECOND = 8e6
 #: Kinds that a bare name may mean, the first that there is.
 _NAMED = ("release", "model", "dataset", "conversations")
