@@ -16,6 +16,9 @@ from hanse.model.config import ModelConfig
 
 # Up to this many tokens, all rows of the experts of a step fit the caches at once.
 _FEW_TOKENS = 128
+# Up to this many tokens, where nearly all experts are chosen, more arithmetic costs less than a product for each one:
+# 0.93 against 1.46 ms for 16 tokens, 1.53 against 1.44 for 24 (16 experts of 96 x 256, 4 a token, one core with AVX2).
+_EVERY_EXPERT_UP_TO = 20
 
 
 class Routing(NamedTuple):
@@ -130,6 +133,8 @@ def infer_experts(
     x_ND: Tensor, weights_NK: Tensor, experts_NK: Tensor, gate_up_E2FD: Tensor, down_EDF: Tensor
 ) -> Tensor:
     """What `_Experts` computes, for a step of serving: few tokens, where calls of operators are what takes the time."""
+    if len(x_ND) <= _EVERY_EXPERT_UP_TO and experts_NK.numel() >= 2 * len(down_EDF):
+        return _every_expert(x_ND, weights_NK, experts_NK, gate_up_E2FD, down_EDF)
     order_S, inverse_NK, counts_E = sort_by_expert(experts_NK, down_EDF.shape[0])
     chosen = [(expert, count) for expert, count in enumerate(counts_E.tolist()) if count]
     sizes = [count for _, count in chosen]
@@ -142,6 +147,16 @@ def infer_experts(
     for (expert, _), hidden, out in zip(chosen, hidden_SF.split(sizes), rows_SD.split(sizes), strict=True):
         torch.mm(hidden, down_EDF[expert].T, out=out)
     return F.embedding_bag(inverse_NK, rows_SD, mode="sum")
+
+
+def _every_expert(
+    x_ND: Tensor, weights_NK: Tensor, experts_NK: Tensor, gate_up_E2FD: Tensor, down_EDF: Tensor
+) -> Tensor:
+    """The same by two products over all experts, of which those not chosen weigh nothing."""
+    pairs_NE2F = F.linear(x_ND, gate_up_E2FD.flatten(0, 2)).view(len(x_ND), *gate_up_E2FD.shape[:3])
+    weights_NE = x_ND.new_zeros(len(x_ND), len(down_EDF)).scatter_(1, experts_NK, weights_NK.to(x_ND.dtype))
+    hidden_NEF = F.silu(pairs_NE2F[:, :, 0]).mul_(pairs_NE2F[:, :, 1]).mul_(weights_NE.unsqueeze(-1))
+    return torch.bmm(hidden_NEF.transpose(0, 1), down_EDF.mT).sum(0)
 
 
 class ToExperts(torch.autograd.Function):
