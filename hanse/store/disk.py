@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import tempfile
 from contextlib import suppress
 from pathlib import Path
 
@@ -37,6 +38,37 @@ def fsync_tree(folder: Path) -> None:
         for name in names:
             fsync_file(Path(parent) / name)
         fsync_folder(Path(parent))
+
+
+def write_whole(place: Path, content: bytes, *, root: Path, what: str) -> None:
+    """Put a file beside the artifacts of a store, whole or not at all; one that is there is replaced.
+
+    Args:
+        place: the file; folders above it are made.
+        root: of the store.
+        what: the file is, for a person.
+
+    Raises:
+        InputError: no room, or no right to write.
+    """
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, temporary = tempfile.mkstemp(prefix=".new-", dir=place.parent)
+        try:
+            with os.fdopen(descriptor, "wb") as stream:
+                stream.write(content)
+            os.chmod(temporary, 0o644)
+            fsync_file(Path(temporary))
+            os.replace(temporary, place)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+        fsync_folder(place.parent)
+        fsync_folder(root)
+    except OSError as error:
+        raise full_disk(error, root, what, place.parent) or InputError(
+            f"{place}: cannot be written ({error.strerror})."
+        ) from None
 
 
 def remove_empty_parents(folder: Path, top: Path) -> None:

@@ -12,8 +12,6 @@ from __future__ import annotations
 
 import base64
 import json
-import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -25,11 +23,10 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from hanse.errors import InputError
 from hanse.release import sign, verifier
+from hanse.store import disk
 from hanse.store import record as records
 from hanse.store.digest import SUMS, sha256_file
-from hanse.store.disk import fsync_file, fsync_folder, full_disk
 from hanse.store.stage import Artifact, Store
 from hanse.trace.withdrawal import Withdrawal
 
@@ -229,20 +226,4 @@ def _bundle(statement: Mapping[str, Any], key: ec.EllipticCurvePrivateKey) -> st
 
 
 def _write(place: Path, text: str, root: Path) -> None:
-    try:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(prefix=".new-", dir=place.parent)
-        try:
-            with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
-                stream.write(text)
-            os.chmod(temporary, 0o644)
-            fsync_file(Path(temporary))
-            os.rename(temporary, place)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
-        fsync_folder(place.parent)
-    except OSError as error:
-        raise full_disk(error, root, "a notice", place.parent) or InputError(
-            f"{place}: cannot be written ({error.strerror})."
-        ) from None
+    disk.write_whole(place, text.encode(), root=root, what="a notice")

@@ -16,7 +16,6 @@ import fcntl
 import hashlib
 import json
 import os
-import tempfile
 import unicodedata
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -27,7 +26,7 @@ from typing import Any
 import numpy as np
 
 from hanse.errors import InputError
-from hanse.store.disk import fsync_file, full_disk
+from hanse.store import disk
 from hanse.store.layout import MARKER
 from hanse.store.stage import Artifact, Store
 from hanse.trace import withdrawal
@@ -61,22 +60,7 @@ def write(store: Store, withdrawals: Sequence[Withdrawal]) -> Path:
         before = Filter.open(place).hashes if place.exists() else np.zeros(0, np.uint64)
         found = [before, *(hashes for each in leaving.artifacts(store) for hashes in _of_artifact(each, withdrawals))]
         content = _content(np.unique(np.concatenate(found)), [each.digest for each in withdrawals])
-        try:
-            place.parent.mkdir(exist_ok=True)
-            descriptor, temporary = tempfile.mkstemp(prefix=".new-", dir=place.parent)
-            try:
-                with os.fdopen(descriptor, "wb") as stream:
-                    stream.write(content)
-                os.chmod(temporary, 0o644)
-                fsync_file(Path(temporary))
-                os.replace(temporary, place)
-            except BaseException:
-                Path(temporary).unlink(missing_ok=True)
-                raise
-        except OSError as error:
-            raise full_disk(error, store.root, "the output filter", place.parent) or InputError(
-                f"{place}: cannot be written ({error.strerror})."
-            ) from None
+        disk.write_whole(place, content, root=store.root, what="the output filter")
     return place
 
 

@@ -11,10 +11,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 import secrets
-import tempfile
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -23,9 +21,9 @@ from pathlib import Path
 from typing import Any
 
 from hanse.errors import InputError
+from hanse.store import disk
 from hanse.store.criteria import Criteria
 from hanse.store.digest import canonical_json, sha256_file, sha256_text
-from hanse.store.disk import fsync_file, fsync_folder, full_disk
 
 FOLDER = "withdrawals"
 STATEMENT = "https://in-toto.io/Statement/v1"
@@ -255,24 +253,7 @@ def write(root: Path, withdrawal: Withdrawal) -> Withdrawal:
     content = (json.dumps(statement, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
     _parse(content)  # what could not be read back must not be written
     place = root / FOLDER / withdrawal.file_name
-    try:
-        place.parent.mkdir(exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(prefix=".new-", dir=place.parent)
-        try:
-            with os.fdopen(descriptor, "wb") as stream:
-                stream.write(content)
-            os.chmod(temporary, 0o644)
-            fsync_file(Path(temporary))
-            os.rename(temporary, place)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
-        fsync_folder(place.parent)
-        fsync_folder(root)
-    except OSError as error:
-        raise full_disk(error, root, "a withdrawal", place.parent) or InputError(
-            f"{place}: cannot be written ({error.strerror})."
-        ) from None
+    disk.write_whole(place, content, root=root, what="a withdrawal")
     return replace(withdrawal, digest=hashlib.sha256(content).hexdigest())
 
 
