@@ -40,7 +40,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     engine.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
     engine.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: all cores but one)")
     engine.add_argument("--context", type=int, metavar="N", help="most tokens of prompt and answer (default: all)")
-    engine.add_argument("--compile", action="store_true", help="compile first, about a minute: more tokens a second")
+    engine.add_argument("--compile", action="store_true", help="compile first, a minute or two: more tokens a second")
     limits = parser.add_argument_group("limits of all")
     limits.add_argument("--queue", type=int, default=256, metavar="N", help="answers under way at once (default: 256)")
     limits.add_argument("--timeout", type=float, default=600.0, metavar="S", help="seconds an answer (default: 600)")

@@ -78,7 +78,7 @@ class Engine:
                 context, and at least one context.
             chunk: tokens of prompts that a step reads.
             speculate: let the multi-token block, if there is one, propose tokens; answers stay the same.
-            compiles: compile the step in which each text gets one token. Takes about a minute, and a C++ compiler.
+            compiles: compile the step in which each text gets one token. Takes a minute or two, and a C++ compiler.
 
         Raises:
             InputError: the step cannot be compiled here.
