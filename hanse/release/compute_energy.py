@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from decimal import Decimal
 
 from hanse.plan.power import rated
 from hanse.release.compute_hardware import stated_number
@@ -203,6 +204,6 @@ def _wh_text(wh: float) -> str:
 
 def _mwh_text(wh: float) -> str:
     """MWh with two significant figures, without an exponent."""
-    value = float(f"{wh / 1e6:.1e}")
-    places = 0 if value == 0 else max(0, 1 - math.floor(math.log10(value)))
+    value = Decimal(f"{wh / 1e6:.1e}")
+    places = max(0, 1 - value.adjusted()) if value else 0
     return f"{value:.{places}f} MWh"

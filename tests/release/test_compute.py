@@ -2,6 +2,8 @@
 
 import pytest
 from compute_ledger import CONFIG, LENGTH, PRETRAIN, RUNTIME, Family, edited, facts_of_run
+from hypothesis import given
+from hypothesis import strategies as st
 
 from hanse.errors import InputError
 from hanse.plan import operations
@@ -234,6 +236,12 @@ def test_a_lower_bound_above_a_threshold_decides_and_one_below_does_not(family):
 )  # fmt: skip
 def test_recipients_get_the_rounding_that_each_asks_for(number, power, figures):
     assert (compute.power(number), compute.rounded(number)) == (power, figures)
+
+
+@given(st.integers(1, 10**30))
+def test_the_order_of_magnitude_is_the_power_at_or_below(number):
+    power = int(compute.power(number).removeprefix("10^"))
+    assert 10**power <= number < 10 ** (power + 1)
 
 
 def test_each_rounding_goes_to_its_recipient_only(family):

@@ -5,8 +5,6 @@ from datetime import UTC, datetime
 
 import pytest
 import toy_papers
-from hypothesis import given
-from hypothesis import strategies as st
 
 from hanse.data.rights.signals import SIGNALS
 from hanse.release.papers import copyright, documentation, render, training
@@ -52,12 +50,6 @@ def test_bands_of_parameters_are_those_of_the_form(parameters, band):
 def test_bands_of_training_time_are_those_of_the_form(days, band):
     assert training.time_band(Cell(days * 86400.0, "r")).value == band
     assert not training.time_band(Cell(None)).is_recorded
-
-
-@given(st.integers(1, 10**30))
-def test_the_order_of_magnitude_is_the_power_at_or_below(number):
-    power = int(documentation.order_of_magnitude(number).removeprefix("10^"))
-    assert 10**power <= number < 10 ** (power + 1)
 
 
 def test_exact_figures_are_for_the_ai_office_and_bands_for_the_others(form):

@@ -9,9 +9,9 @@ providers. Where the form asks the authorities for different precision, there is
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from math import floor, log10
 from typing import Any
 
+from hanse.release import compute
 from hanse.release.ledger import Ledger
 from hanse.release.papers import answers, training
 from hanse.release.papers.categories import sources_of, use
@@ -72,11 +72,6 @@ def paper(ledger: Ledger) -> Paper:
 def parameter_band(parameters: int) -> str:
     """The form's band of a number of parameters."""
     return next((name for bound, name in SIZES if parameters <= bound), "more than 1 trillion")
-
-
-def order_of_magnitude(number: float) -> str:
-    """The power of ten of a number: 10^13."""
-    return f"10^{floor(log10(number))}" if number > 0 else "0"
 
 
 def architecture(config: Mapping[str, Any]) -> str:
@@ -251,12 +246,10 @@ def _magnitude(cells: Sequence[Cell]) -> Cell:
     if not all(each.is_recorded for each in cells):
         return Cell(None)
     total = sum(each.value for each in cells)
-    return Cell(total, backing(cells), f"order of magnitude {order_of_magnitude(total)}")
+    return Cell(total, backing(cells), f"order of magnitude {compute.power(int(total))}")
 
 
 def _compute(ledger: Ledger) -> list[Entry | Table | str]:
-    from hanse.release import compute
-
     time, flop = compute.training_time(ledger), compute.training_flop(ledger)
     exact, rough = (_flop(each) for each in (compute.two_figures(flop), compute.order_of_magnitude(flop)))
     return [
@@ -274,8 +267,6 @@ def _flop(number: Cell) -> Cell:
 
 
 def _energy(ledger: Ledger) -> list[Entry | Table | str]:
-    from hanse.release import compute
-
     return [
         Entry("", "Energy used for training", compute.energy(ledger), True, "compute.power_w", AUTHORITIES),
         Entry(
