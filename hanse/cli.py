@@ -230,7 +230,8 @@ def _serve(group, shared) -> None:
 
 def _record(group, shared) -> None:
     """The verbs that ask the record, each with its options in its own room."""
-    from hanse.release import diff_command, shares_command
+    from hanse.release.diff import command as diff_command
+    from hanse.release.shares import command as shares_command
     from hanse.trace import command, impact_command, withdraw_command
 
     for name, room, description in (

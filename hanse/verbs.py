@@ -149,7 +149,7 @@ def release(options: argparse.Namespace) -> int:
             "changed, so raise `version` in the recipe."
         )
     if options.final:
-        from hanse.release import gate
+        from hanse.release.gate import audit as gate
 
         gate.require(gate.signature(made.artifact.path))
         for told in made.artifact.facts.get("gate", ()):

@@ -22,11 +22,12 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 import hanse
 from hanse.errors import InputError
-from hanse.release import gate, sign, verifier
+from hanse.release import sign, verifier
 from hanse.release.attribution import attribution, credits
 from hanse.release.card import card
-from hanse.release.diff import changes_paper
+from hanse.release.diff.changes import changes_paper
 from hanse.release.export import CONFIG, TOKENIZER, WEIGHTS, check_export, read_header, read_json
+from hanse.release.gate import audit as gate
 from hanse.release.ledger import Ledger
 from hanse.release.papers import answers, lint, machine, pack
 from hanse.release.papers.paper import Entry

@@ -13,9 +13,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from hanse.errors import InputError
-from hanse.release import changes_paper as papers
-from hanse.release import diff_command, sign
-from hanse.release.diff import Changes, changes, changes_paper
+from hanse.release import sign
+from hanse.release.diff import command as diff_command
+from hanse.release.diff import paper as papers
+from hanse.release.diff.changes import Changes, changes, changes_paper
 from hanse.release.papers.paper import Entry, Paper, Table
 from hanse.store import record as records
 from hanse.store.digest import RECORD, SUMS

@@ -15,9 +15,13 @@ from licensed_store import QUESTION, ROWS, SOURCES, TALK, ledger_of, make_store,
 from safetensors.torch import load_file, save_file  # noqa: E402
 
 from hanse.errors import InputError  # noqa: E402
-from hanse.release import gate, gate_checks, gate_files, gate_model, gate_text  # noqa: E402
-from hanse.release.compatibility import judge  # noqa: E402
-from hanse.release.gate import Finding  # noqa: E402
+from hanse.release.gate import audit as gate  # noqa: E402
+from hanse.release.gate import checks as gate_checks  # noqa: E402
+from hanse.release.gate import files as gate_files  # noqa: E402
+from hanse.release.gate import model as gate_model  # noqa: E402
+from hanse.release.gate import training_text  # noqa: E402
+from hanse.release.gate.audit import Finding  # noqa: E402
+from hanse.release.gate.licences import judge  # noqa: E402
 from hanse.store.digest import RECORD, SUMS  # noqa: E402
 from hanse.store.stage import Store  # noqa: E402
 
@@ -473,11 +477,11 @@ def test_text_that_was_withdrawn_is_red(published, tmp_path):
 
     store, _, ledger = published
     copy = Store.open(shutil.copytree(store.root, tmp_path / "copy"))
-    assert failures(gate_text.withdrawals(ledger, copy)) == []
+    assert failures(training_text.withdrawals(ledger, copy)) == []
     for holder, source in (("novels", "novels"), ("nothing", "elsewhere")):
         asked = withdrawal.draft({"source": source}, reason="opt-out", evidence=holder)
         withdrawal.write(copy.root, withdrawal.sealed(asked, (), {}, withdrawal.read(copy.root)))
-    (found,) = failures(gate_text.withdrawals(ledger_of(copy), copy))
+    (found,) = failures(training_text.withdrawals(ledger_of(copy), copy))
     assert "2 of its texts were withdrawn" in found and "(opt-out) (dataset/toy/1)" in found
 
 
@@ -495,7 +499,7 @@ def test_unanswered_questions_and_contradictions_are_red(ledger):
 def test_a_question_from_the_exam_in_text_of_another_source_is_red(tmp_path):
     held = f"Man kan spørge: {QUESTION}? København er svaret."
     ledger = spoilt(tmp_path, write_dataset(texts={0: held}))
-    assert failures(gate_text.contamination(ledger)) == [
+    assert failures(training_text.contamination(ledger)) == [
         "contamination: holds the question 'held-0' (dataset/toy/1 " + "0" * 32 + ")"
     ]
 
@@ -512,10 +516,10 @@ def test_questions_that_their_own_source_says_again_are_named_and_red_if_they_ar
     real = licensed_store.write_conversations
     monkeypatch.setattr(licensed_store, "write_conversations", write)
     ledger = ledger_of(make_store(tmp_path / "s"))
-    (found,) = failures(gate_text.contamination(ledger))
+    (found,) = failures(training_text.contamination(ledger))
     assert "100.0% of 1 questions looked for stand in training text of the source" in found
-    monkeypatch.setattr(gate_text, "MOST_OWN", 1.0)
-    allowed = list(gate_text.contamination(ledger))
+    monkeypatch.setattr(training_text, "MOST_OWN", 1.0)
+    allowed = list(training_text.contamination(ledger))
     assert failures(allowed) == [] and len(told(allowed, "warned")) == 1
 
 
@@ -530,7 +534,7 @@ def test_documents_kept_in_spite_of_a_hit_are_red(tmp_path):
         rows[0]["contamination"] = [{"item": "exam:1", "containment": 0.9, "longest": 30}]
         pq.write_table(pa.Table.from_pylist(rows, pq.read_schema(path)), path)
 
-    found = failures(gate_text.contamination(spoilt(tmp_path, make)))
+    found = failures(training_text.contamination(spoilt(tmp_path, make)))
     assert found == [
         f"contamination: 1 documents were kept that hold items of [curate] contamination (dataset/toy/1 {0:032x})"
     ]
@@ -548,13 +552,13 @@ def test_a_document_that_was_kept_twice_is_red(tmp_path, column):
         rows[3][column] = rows[4][column]
         pq.write_table(pa.Table.from_pylist(rows, pq.read_schema(path)), path)
 
-    (found,) = failures(gate_text.duplicates(spoilt(tmp_path, make)))
+    (found,) = failures(training_text.duplicates(spoilt(tmp_path, make)))
     assert f"{4:032x}" in found and ("more than once" if column == "id" else "near copy") in found
 
 
 def test_personal_data_that_was_to_be_replaced_is_red_and_never_printed(tmp_path):
     ledger = spoilt(tmp_path, write_dataset(texts={2: "Skriv til anna.hansen@havnen.dk om båden i havnen."}))
-    (found,) = failures(gate_text.personal_data(ledger))
+    (found,) = failures(training_text.personal_data(ledger))
     assert (
         f"1 of {sum(row[5] == 'train' for row in ROWS)} sampled documents hold 1 email" in found
         and f"{2:032x}" in found
@@ -567,15 +571,15 @@ def test_a_policy_that_keeps_personal_data_is_a_warning(tmp_path, monkeypatch):
 
     monkeypatch.setattr(licensed_store, "CURATE", {**licensed_store.CURATE, "pii": "keep"})
     texts = {2: "Skriv til anna.hansen@havnen.dk om båden i havnen."}
-    found = list(gate_text.personal_data(spoilt(tmp_path, write_dataset(texts=texts))))
+    found = list(training_text.personal_data(spoilt(tmp_path, write_dataset(texts=texts))))
     assert failures(found) == [] and len(told(found, "warned")) == 2
 
 
 def test_the_sample_is_spread_over_all_documents(tmp_path, monkeypatch):
     ledger = ledger_of(make_store(tmp_path / "s", talk=TALK))
-    monkeypatch.setattr(gate_text, "SAMPLED", 2)
-    monkeypatch.setattr(gate_text, "_BATCH", 4)
+    monkeypatch.setattr(training_text, "SAMPLED", 2)
+    monkeypatch.setattr(training_text, "_BATCH", 4)
     (dataset,) = ledger.of_kind("dataset")
-    every = [name for ids, _, _ in gate_text._sample(dataset) for name in ids]
+    every = [name for ids, _, _ in training_text._sample(dataset) for name in ids]
     kept = [n for n, row in enumerate(ROWS) if row[5] == "train"]
     assert every == [f"{kept[n]:032x}" for n in range(0, len(kept), 3)]

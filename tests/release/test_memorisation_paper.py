@@ -11,8 +11,8 @@ import pytest
 
 from hanse.errors import InputError
 from hanse.release.ledger import Ledger
-from hanse.release.memorisation import paper
 from hanse.release.papers import render
+from hanse.release.papers.memorisation import paper
 from hanse.release.papers.paper import NOT_RECORDED, Cell, Entry, Paper, Table
 from hanse.store.stage import Artifact, Store, Work
 
@@ -211,5 +211,5 @@ def test_the_dossier_needs_no_torch(tmp_path: Path) -> None:
     import subprocess
     import sys
 
-    code = "import hanse.release.memorisation, sys; sys.exit('torch' in sys.modules)"
+    code = "import hanse.release.papers.memorisation, sys; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=False).returncode == 0

@@ -10,10 +10,10 @@ from licensed_store import SOURCES, TALK, ledger_of, make_store, write_conversat
 
 from hanse import cli
 from hanse.errors import InputError
-from hanse.release import shares as board
-from hanse.release.licensed import concerns, shares
 from hanse.release.papers import render
-from hanse.release.payout import RULES, Claim, Terms, largest_remainder, payout, shared_out
+from hanse.release.shares import paper as board
+from hanse.release.shares.licensed import concerns, shares
+from hanse.release.shares.payout import RULES, Claim, Terms, largest_remainder, payout, shared_out
 
 
 @pytest.fixture(scope="module")

@@ -7,12 +7,12 @@ import pytest
 from licensed_store import SOURCES, TALK, ledger_of, make_store
 
 from hanse.errors import InputError
-from hanse.release import components as parts
-from hanse.release import sovereignty
-from hanse.release.components import Component, components, facts
 from hanse.release.papers import render
 from hanse.release.papers.paper import Cell, Table
-from hanse.release.sovereignty import objectives, score
+from hanse.release.sovereignty import card as sovereignty
+from hanse.release.sovereignty import components as parts
+from hanse.release.sovereignty.card import objectives, score
+from hanse.release.sovereignty.components import Component, components, facts
 
 #: Everything that a person can say about the toy, all of it in the Union.
 UNION = {

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from hanse.release import compute
+from hanse.release.compute import meter
 from hanse.release.ledger import Ledger
 from hanse.release.papers import answers, training
 from hanse.release.papers.categories import sources_of, use
@@ -246,12 +246,12 @@ def _magnitude(cells: Sequence[Cell]) -> Cell:
     if not all(each.is_recorded for each in cells):
         return Cell(None)
     total = sum(each.value for each in cells)
-    return Cell(total, backing(cells), f"order of magnitude {compute.power(int(total))}")
+    return Cell(total, backing(cells), f"order of magnitude {meter.power(int(total))}")
 
 
 def _compute(ledger: Ledger) -> list[Entry | Table | str]:
-    time, flop = compute.training_time(ledger), compute.training_flop(ledger)
-    exact, rough = (_flop(each) for each in (compute.two_figures(flop), compute.order_of_magnitude(flop)))
+    time, flop = meter.training_time(ledger), meter.training_flop(ledger)
+    exact, rough = (_flop(each) for each in (meter.two_figures(flop), meter.order_of_magnitude(flop)))
     return [
         Entry("", "Training time", time, True, readers=(AIO,)),
         Entry("", "Training time: band", training.time_band(time), True, readers=(NCA,)),
@@ -268,8 +268,6 @@ def _flop(number: Cell) -> Cell:
 
 def _energy(ledger: Ledger) -> list[Entry | Table | str]:
     return [
-        Entry("", "Energy used for training", compute.energy(ledger), True, "compute.power_w", AUTHORITIES),
-        Entry(
-            "", "Benchmarked amount of computation for inference", compute.inference_flop(ledger), readers=AUTHORITIES
-        ),
+        Entry("", "Energy used for training", meter.energy(ledger), True, "compute.power_w", AUTHORITIES),
+        Entry("", "Benchmarked amount of computation for inference", meter.inference_flop(ledger), readers=AUTHORITIES),
     ]

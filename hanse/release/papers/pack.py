@@ -19,10 +19,12 @@ INDEX = "index.html"
 
 def papers(ledger: Ledger) -> list[Paper]:
     """Every paper that people read, in the order of the index."""
-    from hanse.release import compute, memorisation, shares, sovereignty
-    from hanse.release.papers import copyright, documentation, summary
+    from hanse.release.compute import meter
+    from hanse.release.papers import copyright, documentation, memorisation, summary
+    from hanse.release.shares import paper as shares
+    from hanse.release.sovereignty import card as sovereignty
 
-    makers = (summary, documentation, copyright, compute, memorisation, shares, sovereignty)
+    makers = (summary, documentation, copyright, meter, memorisation, shares, sovereignty)
     return [maker.paper(ledger) for maker in makers]
 
 

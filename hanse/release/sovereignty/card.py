@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from hanse.release.components import Component, Kind, answers, components, facts, is_free
 from hanse.release.papers.paper import Cell, Entry, Paper, Section, Table
+from hanse.release.sovereignty.components import Component, Kind, answers, components, facts, is_free
 
 if TYPE_CHECKING:
     from hanse.release.ledger import Ledger

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from decimal import Decimal
 
 from hanse.plan.power import rated
-from hanse.release.compute_hardware import stated_number
-from hanse.release.compute_jobs import TOLERANCE, Job, Problem, finite, joined, wall_time
+from hanse.release.compute.hardware import stated_number
+from hanse.release.compute.jobs import TOLERANCE, Job, Problem, finite, joined, wall_time
 from hanse.release.ledger import Ledger
 from hanse.release.papers.paper import Cell, Entry, Section, Table
 

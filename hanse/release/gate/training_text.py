@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hanse.release.gate import Finding, Outcome
+from hanse.release.gate.audit import Finding, Outcome
 from hanse.release.ledger import table_of
 from hanse.store import record as records
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from hanse.errors import InputError
 from hanse.plan.power import rated
-from hanse.release.compute_jobs import TOLERANCE, Job, exact, finite, flop_text, integer, joined, scientific
+from hanse.release.compute.jobs import TOLERANCE, Job, exact, finite, flop_text, integer, joined, scientific
 from hanse.release.ledger import Ledger, runtime_of
 from hanse.release.papers.paper import Cell, Entry, Section, Table
 

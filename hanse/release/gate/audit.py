@@ -51,26 +51,26 @@ def audit(folder: Path, ledger: Ledger, *, store: Store) -> list[Finding]:
         ledger: what the records say about it.
         store: where its ancestors lie. They have to be the ones that the ledger names.
     """
-    from hanse.release import gate_checks, gate_files, gate_text
+    from hanse.release.gate import checks, files, training_text
 
-    checks: list[tuple[str, Callable[[], Iterable[Finding]]]] = [
-        ("files", lambda: gate_files.files(folder)),
-        ("export", lambda: gate_files.export(folder)),
-        ("copies", lambda: gate_files.copies(folder, ledger)),
-        ("loads", lambda: gate_files.loads(folder, ledger)),
-        ("licences", lambda: gate_checks.licences(ledger)),
-        ("contracts", lambda: gate_checks.contracts(ledger)),
-        ("languages", lambda: gate_checks.languages(ledger)),
-        ("answers", lambda: gate_checks.answers(ledger)),
-        ("ancestors", lambda: gate_checks.ancestors(ledger, store)),
-        ("withdrawals", lambda: gate_text.withdrawals(ledger, store)),
-        ("contamination", lambda: gate_text.contamination(ledger)),
-        ("duplicates", lambda: gate_text.duplicates(ledger)),
-        ("personal data", lambda: gate_text.personal_data(ledger)),
+    looks: list[tuple[str, Callable[[], Iterable[Finding]]]] = [
+        ("files", lambda: files.files(folder)),
+        ("export", lambda: files.export(folder)),
+        ("copies", lambda: files.copies(folder, ledger)),
+        ("loads", lambda: files.loads(folder, ledger)),
+        ("licences", lambda: checks.licences(ledger)),
+        ("contracts", lambda: checks.contracts(ledger)),
+        ("languages", lambda: checks.languages(ledger)),
+        ("answers", lambda: checks.answers(ledger)),
+        ("ancestors", lambda: checks.ancestors(ledger, store)),
+        ("withdrawals", lambda: training_text.withdrawals(ledger, store)),
+        ("contamination", lambda: training_text.contamination(ledger)),
+        ("duplicates", lambda: training_text.duplicates(ledger)),
+        ("personal data", lambda: training_text.personal_data(ledger)),
     ]
-    if gate_files.is_sealed(folder):
-        checks.append(("signature", lambda: gate_files.signature(folder)))
-    return [finding for name, check in checks for finding in _done(name, check)]
+    if files.is_sealed(folder):
+        looks.append(("signature", lambda: files.signature(folder)))
+    return [finding for name, look in looks for finding in _done(name, look)]
 
 
 def signature(folder: Path, key: Path | None = None) -> list[Finding]:
@@ -79,9 +79,9 @@ def signature(folder: Path, key: Path | None = None) -> list[Finding]:
     Args:
         key: the public key that has to have signed; the one in the folder where None.
     """
-    from hanse.release import gate_files
+    from hanse.release.gate import files
 
-    return _done("signature", lambda: gate_files.signature(folder, key))
+    return _done("signature", lambda: files.signature(folder, key))
 
 
 def text(findings: Sequence[Finding]) -> str:

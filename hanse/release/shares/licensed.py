@@ -15,7 +15,7 @@ from fractions import Fraction
 from typing import Any, Literal
 
 from hanse.errors import InputError
-from hanse.release.payout import Claim, Terms
+from hanse.release.shares.payout import Claim, Terms
 from hanse.store import record as records
 from hanse.store.documents import TABLE
 from hanse.store.stage import Artifact

@@ -33,15 +33,15 @@ def run(options: argparse.Namespace) -> int:
     Raises:
         InputError: no such release, or a file in it that cannot be read.
     """
-    from hanse.release import changes_paper, diff
+    from hanse.release.diff import changes, paper
 
     if options.limit < 0:
         raise InputError(f"--limit {options.limit}: give a number of rows, 0 for the sums alone.")
-    found = diff.changes(_folder(options.store, options.old), _folder(options.store, options.new))
+    found = changes.changes(_folder(options.store, options.old), _folder(options.store, options.new))
     if options.json:
         print(json.dumps(found.as_dict(), indent=1, ensure_ascii=False))
     else:
-        print("\n".join(text(changes_paper.paper(found), options.limit)))
+        print("\n".join(text(paper.paper(found), options.limit)))
     return 1 if found.doubts else 0
 
 

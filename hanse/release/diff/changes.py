@@ -12,9 +12,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hanse.release import published
-from hanse.release.document_changes import DocumentChanges, document_changes
-from hanse.release.published import Published, Step
+from hanse.release.diff import published
+from hanse.release.diff.documents import DocumentChanges, document_changes
+from hanse.release.diff.published import Published, Step
 from hanse.store import record as records
 
 if TYPE_CHECKING:
@@ -176,7 +176,7 @@ def changes(old: Path, new: Path, ledger: Ledger | None = None) -> Changes:
 
 def changes_paper(old: Path, new: Path, ledger: Ledger | None = None) -> Paper:
     """The paper that tells what changed since the release before. Arguments and errors as `changes`."""
-    from hanse.release.changes_paper import paper
+    from hanse.release.diff.paper import paper
 
     return paper(changes(old, new, ledger))
 

@@ -11,9 +11,9 @@ from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 from hanse.errors import InputError
-from hanse.release.licensed import Shares, concerns, shares
 from hanse.release.papers.paper import Cell, Entry, Paper, Section, Table, not_applicable
-from hanse.release.payout import RULES, Terms, euros, payout
+from hanse.release.shares.licensed import Shares, concerns, shares
+from hanse.release.shares.payout import RULES, Terms, euros, payout
 
 if TYPE_CHECKING:
     from hanse.release.ledger import Ledger

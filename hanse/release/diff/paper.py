@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from hanse.release.diff import TRAINING, Changes, Moved, Pair
-from hanse.release.document_changes import DocumentChanges, Sums
+from hanse.release.diff.changes import TRAINING, Changes, Moved, Pair
+from hanse.release.diff.documents import DocumentChanges, Sums
 from hanse.release.papers.paper import NO_ADVICE, Cell, Entry, Paper, Section, Table
 
 MOST_DOCUMENTS = 1000  # named in a paper; the tables of documents name all

@@ -1,4 +1,4 @@
-"""The part of the gate that needs a model library, a process: `python -m hanse.release.gate_model FOLDER QUESTIONS`.
+"""The part of the gate that needs a model library, a process: `python -m hanse.release.gate.model FOLDER QUESTIONS`.
 
 Takes questions as a JSON list, and writes what it found as one line of JSON to stdout. It opens no
 connection: any attempt of a library to do so is an error.

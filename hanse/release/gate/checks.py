@@ -7,10 +7,10 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from hanse.errors import InputError
-from hanse.release.compatibility import Judgement, judge
-from hanse.release.gate import Finding, Outcome
-from hanse.release.licensed import concerns
-from hanse.release.shares import terms
+from hanse.release.gate.audit import Finding, Outcome
+from hanse.release.gate.licences import Judgement, judge
+from hanse.release.shares.licensed import concerns
+from hanse.release.shares.paper import terms
 from hanse.store import record as records
 
 if TYPE_CHECKING:

@@ -14,9 +14,9 @@ from fractions import Fraction
 
 from hanse.errors import InputError
 from hanse.plan import operations
-from hanse.release import compute_energy
-from hanse.release.compute_hardware import hardware_section
-from hanse.release.compute_jobs import (
+from hanse.release.compute import energy as energies
+from hanse.release.compute.hardware import hardware_section
+from hanse.release.compute.jobs import (
     Job,
     Problem,
     exact,
@@ -29,7 +29,7 @@ from hanse.release.compute_jobs import (
     scientific,
     wall_time,
 )
-from hanse.release.compute_scope import ANNEX, Item, Parent, items, parent_of
+from hanse.release.compute.scope import ANNEX, Item, Parent, items, parent_of
 from hanse.release.ledger import Ledger
 from hanse.release.papers.paper import Cell, Entry, Paper, Section, Table, not_applicable
 
@@ -71,7 +71,7 @@ def paper(ledger: Ledger) -> Paper:
             hardware_section(ledger, found),
             _scope(counted),
             _thresholds(ledger),
-            compute_energy.section(ledger, found),
+            energies.section(ledger, found),
             _use(ledger),
             _trouble(ledger, found),
         ),
@@ -105,7 +105,7 @@ def training_time(ledger: Ledger) -> Cell:
 
 def energy(ledger: Ledger) -> Cell:
     """Energy of training in Wh, and by which method it is known; empty where it is not known for a step."""
-    return compute_energy.energy(ledger, jobs(ledger))
+    return energies.energy(ledger, jobs(ledger))
 
 
 def inference_flop(ledger: Ledger) -> Cell:
@@ -305,7 +305,7 @@ def _trouble(ledger: Ledger, found: tuple[Job, ...]) -> Section:
         cells = tuple((Cell(each.source.split(" ")[0], each.source), Cell(each.what, each.source)) for each in rows)
         return Table(("where", "what"), cells, title=title)
 
-    wrong = [*problems(found), *compute_energy.problems(ledger, found)]
+    wrong = [*problems(found), *energies.problems(ledger, found)]
     return Section("8", "Contradictions and gaps", (
         table("Contradictions", wrong),
         table("Gaps", gaps(found)),

@@ -1,6 +1,6 @@
 """Checks of the gate on the files themselves: what they are, whether they load and answer, and the signature.
 
-The model is loaded in a process of its own (`gate_model`), so that no model library comes into this one.
+The model is loaded in a process of its own (`model`), so that no model library comes into this one.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from hanse.errors import InputError
 from hanse.release import verifier
 from hanse.release.export import CONFIG, TEMPLATE, TOKENIZER, WEIGHTS, export_problems, read_header, read_json
-from hanse.release.gate import Finding, Outcome
+from hanse.release.gate.audit import Finding, Outcome
 from hanse.store import record as records
 from hanse.store.digest import RECORD, SUMS, files_of, sha256_file
 
@@ -146,7 +146,7 @@ def _examined(folder: Path, questions: list[str]) -> Mapping[str, Any]:
     """
     offline = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "DO_NOT_TRACK": "1"}
     # As an argument: the command line lets a closed pipe end the program, so nothing may be written to one here.
-    command = [sys.executable, "-m", "hanse.release.gate_model", str(folder.absolute()), json.dumps(questions)]
+    command = [sys.executable, "-m", "hanse.release.gate.model", str(folder.absolute()), json.dumps(questions)]
     try:
         done = subprocess.run(
             command, stdin=subprocess.DEVNULL, env={**os.environ, **offline}, capture_output=True, text=True,

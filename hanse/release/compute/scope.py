@@ -12,7 +12,7 @@ from typing import Any
 
 from hanse.errors import InputError
 from hanse.plan import operations
-from hanse.release.compute_jobs import Job, exact, flop_text, integer, joined
+from hanse.release.compute.jobs import Job, exact, flop_text, integer, joined
 from hanse.release.ledger import Ledger, SourceRecord, runtime_of
 from hanse.release.papers.paper import Cell
 from hanse.store import record as records

@@ -12,8 +12,8 @@ from hanse.errors import InputError
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from hanse.release.licensed import Concern, Shares
-    from hanse.release.payout import Terms
+    from hanse.release.shares.licensed import Concern, Shares
+    from hanse.release.shares.payout import Terms
     from hanse.store.stage import Artifact, Store
 
 
@@ -34,8 +34,8 @@ def run(options: argparse.Namespace) -> int:
         InputError: no such release, terms that cannot be met, or a licensed source without records of its text.
     """
     from hanse.release.folder import collect_ancestors
-    from hanse.release.licensed import concerns, shares
-    from hanse.release.payout import payout
+    from hanse.release.shares.licensed import concerns, shares
+    from hanse.release.shares.payout import payout
     from hanse.store.stage import Store
 
     store = Store.open(options.store, create=False)
@@ -70,8 +70,8 @@ def _terms(options: argparse.Namespace) -> Terms:
     from dataclasses import replace
 
     from hanse.release.papers import answers
-    from hanse.release.payout import RULES
-    from hanse.release.shares import cents, terms
+    from hanse.release.shares.paper import cents, terms
+    from hanse.release.shares.payout import RULES
 
     said = terms(answers.read(options.answers)[0] if options.answers else {})
     if options.fund is not None:
@@ -106,7 +106,7 @@ def _as_dict(
 
 
 def _text(ref: str, found: Shares, terms: Terms, due: Sequence[int] | None, noted: Sequence[Concern]) -> Iterator[str]:
-    from hanse.release.payout import euros
+    from hanse.release.shares.payout import euros
 
     if not found.licensed:
         yield f"{ref}: no source is recorded as obtained under a licence contract."

@@ -1,0 +1,1 @@
+"""What training took, counted as the guidelines ask."""
