@@ -20,7 +20,7 @@ from pathlib import Path
 import learning
 
 MOE = (
-    "model.n_routed_experts=16", "model.num_experts_per_tok=4", "model.moe_intermediate_size={quarter}",
+    "model.n_routed_experts=16", "model.num_experts_per_tok=4", "model.moe_intermediate_size={fifth}",
     "model.first_k_dense_replace=1",
 )  # fmt: skip
 # Name -> changes. Each is compared with the base, which is dense below 10M active parameters.
@@ -34,8 +34,8 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     ),
     "AdamW instead of Muon": ("pretrain.optimizer=adamw", "pretrain.learning_rate=0.004"),
     "AdEMAMix instead of Muon": ("pretrain.optimizer=ademamix", "pretrain.learning_rate=0.004"),
-    "rates halved": ("pretrain.learning_rate=0.01", "pretrain.adam_learning_rate=0.005"),
-    "rates doubled": ("pretrain.learning_rate=0.04", "pretrain.adam_learning_rate=0.02"),
+    "rates halved": ("pretrain.learning_rate={half}", "pretrain.adam_learning_rate={adam_half}"),
+    "rates doubled": ("pretrain.learning_rate={double}", "pretrain.adam_learning_rate={adam_double}"),
     "half the batch": ("pretrain.batch_tokens=2048",),
     "twice the batch": ("pretrain.batch_tokens=8192",),
     "batch ramp over a third": ("pretrain.batch_ramp_share=0.33",),
@@ -49,13 +49,20 @@ VARIANTS: dict[str, tuple[str, ...]] = {
 
 
 def changes(name: str, options: argparse.Namespace) -> list[str]:
-    """A variant as `--set` arguments; an expert is a quarter as wide as a dense layer, so active sizes agree."""
+    """A variant as `--set` arguments; an expert is a fifth as wide as a dense layer, so active sizes agree."""
     from hanse import plan
+    from hanse.train import rates
 
     base = [f"model.size={options.size}", f"pretrain.budget_tokens={options.tokens}", "pretrain.compile=false"]
-    width = plan.model_config(learning.recipe(options.corpus, base)).intermediate_size
-    quarter = max(32, round(width / 5 / 32) * 32)  # four routed and one shared expert
-    return [*base, *(change.format(quarter=quarter) for change in VARIANTS[name])]
+    parsed = learning.recipe(options.corpus, base)
+    config = plan.model_config(parsed)
+    rule = rates.rule(parsed.pretrain, config.hidden_size)
+    values = {
+        "fifth": max(32, round(config.intermediate_size / 5 / 32) * 32),  # four routed and one shared expert
+        "half": rule.learning_rate / 2, "adam_half": rule.adam_learning_rate / 2,
+        "double": rule.learning_rate * 2, "adam_double": rule.adam_learning_rate * 2,
+    }  # fmt: skip
+    return [*base, *(change.format(**values) for change in VARIANTS[name])]
 
 
 def main() -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import platform
+import shutil
 import statistics
 import subprocess
 import time
@@ -91,9 +92,12 @@ def conditions(threads: int) -> dict[str, Any]:
 
     cpuinfo = Path("/proc/cpuinfo").read_text(encoding="utf-8") if Path("/proc/cpuinfo").exists() else ""
     models = [line.split(":")[1].strip() for line in cpuinfo.splitlines() if line.startswith("model name")]
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
+    commit = ""
+    if git := shutil.which("git"):
+        asked = [git, "-C", str(ROOT), "rev-parse", "--short", "HEAD"]
+        commit = subprocess.run(asked, capture_output=True, text=True, check=False).stdout.strip()
     return {
-        "commit": commit.stdout.strip(),
+        "commit": commit,
         "machine": {"cpu": (models or [platform.machine()])[0], "cores": os.cpu_count(), "threads": threads},
         "torch": torch.__version__,
         "day": time.strftime("%Y-%m-%d"),

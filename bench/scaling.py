@@ -55,10 +55,12 @@ def run_rank(point: dict[str, Any], folder: Path, threads: int) -> dict[str, Any
     from hanse.data.loader import Batch
     from hanse.model.config import derive
     from hanse.model.transformer import Transformer
-    from hanse.parallel.ranks import Ranks, micro_batches
+    from hanse.parallel.ranks import Ranks
+    from hanse.plan.dealing import micro_batches
     from hanse.recipe import Training
     from hanse.runtime import Runtime
     from hanse.train.loop import train
+    from hanse.train.rates import with_rates
 
     runtime = Runtime.detect("cpu", threads, replicate=point["replicate"], expert=point["expert"])
     ranks = Ranks(runtime)
@@ -85,9 +87,10 @@ def run_rank(point: dict[str, Any], folder: Path, threads: int) -> dict[str, Any
         whole = (tokens[:, :-1], tokens[:, 1:], torch.zeros_like(tokens[:, :-1]))
         return [Batch(*(each[part.start : part.stop] for each in whole)) for part in mine]
 
-    settings = Training(
+    asked = Training(
         sequence_length=point["sequence"], batch_tokens=point["batch"], compile=False, checkpoint_seconds=10**6
     )
+    settings = with_rates(asked, config.hidden_size)
     summary = train(
         model, batch_at, settings, runtime, ranks=ranks, steps=STEPS, scratch=folder / "scratch", run=folder / "run",
         identity={}, console=Console(quiet=True),

@@ -11,12 +11,14 @@ the best of a sweep at a fifth of the time.
 
     python bench/time_to_quality.py [--minutes 10] [--seeds 3] [--threads 2] [--corpus ../shared/corpus]
                                     [--output bench/results/time_to_quality.json]
+    python bench/time_to_quality.py --draw docs/images/time-to-quality.svg    # a picture of the stored result
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import statistics
 import subprocess
 import sys
@@ -165,8 +167,12 @@ def main() -> None:
     learning.arguments(parser)
     parser.add_argument("--minutes", type=float, default=10)
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "time_to_quality.json")
+    parser.add_argument("--draw", type=Path, metavar="SVG", help="only draw the stored result")
     parser.add_argument("--job", help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.draw:
+        options.draw.write_text(picture(json.loads(options.output.read_text(encoding="utf-8"))), encoding="utf-8")
+        return
     if options.job:
         job = json.loads(options.job)
         with tempfile.TemporaryDirectory() as folder:
@@ -214,6 +220,53 @@ def show(stored: dict[str, Any]) -> None:
         print(f"{name:44}{quality:>20}{seconds:>9.0f}{tokens:>12,.0f}{values[0]['parameters'] / 1e6:>11.2f}M")
     rates = ", ".join(f"{rate}: {run['bits_per_byte']:.3f}" for rate, run in stored["sweep"].items())
     print(f"rates of the Llama at a fifth of the time, bits per byte: {rates}")
+
+
+def picture(stored: dict[str, Any]) -> str:
+    """Every run of our preset and of the Llama as a dot: seconds to the right, bits per byte upwards. SVG."""
+    width, height, left, top = 640, 340, 60, 20
+    names = [name for name in stored["runs"] if name == LLAMA or name.startswith("hanse, preset")]
+    runs = [
+        (name == LLAMA, run["seconds"], run["bits_per_byte"]) for name in names for run in stored["runs"][name].values()
+    ]
+    longest = max(seconds for _, seconds, _ in runs) * 1.05
+    low, high = min(bits for *_, bits in runs) - 0.05, max(bits for *_, bits in runs) + 0.05
+
+    def place(seconds: float, bits: float) -> tuple[float, float]:
+        right, bottom = width - left - 20, height - top - 50
+        return left + seconds / longest * right, top + (high - bits) / (high - low) * bottom
+
+    lines = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" font-family="sans-serif" '
+        'font-size="12">',
+        "<title>Bits per byte on held-out text against seconds of training</title>",
+        f'<rect width="{width}" height="{height}" fill="white"/>',
+    ]
+    for minute in range(0, int(longest // 60) + 1, 2):
+        x, bottom = place(minute * 60, low)
+        lines.append(f'<path d="M{x:.1f} {top}V{bottom:.1f}" stroke="#ddd"/>')
+        lines.append(f'<text x="{x:.1f}" y="{bottom + 18:.1f}" text-anchor="middle">{minute} min</text>')
+    for tenth in range(math.ceil(low * 10), math.floor(high * 10) + 1):
+        x, y = place(longest, tenth / 10)
+        lines.append(f'<path d="M{left} {y:.1f}H{x:.1f}" stroke="#ddd"/>')
+        lines.append(f'<text x="{left - 8}" y="{y + 4:.1f}" text-anchor="end">{tenth / 10:.1f}</text>')
+    for is_llama, seconds, bits in runs:
+        x, y = place(seconds, bits)
+        lines.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="5" fill="{_COLOURS[is_llama]}" fill-opacity="0.8"/>')
+    for number, (is_llama, words) in enumerate(_LEGEND):
+        y = height - 120 + 20 * number
+        lines.append(f'<circle cx="{left + 20}" cy="{y - 4}" r="5" fill="{_COLOURS[is_llama]}"/>')
+        lines.append(f'<text x="{left + 32}" y="{y}">{words}</text>')
+    x, y = place(longest / 2, low)
+    lines.append(f'<text x="{x:.1f}" y="{y + 38:.1f}" text-anchor="middle">training, wall time with compilation</text>')
+    lines.append(
+        f'<text transform="translate(14 {height / 2:.0f}) rotate(-90)" text-anchor="middle">bits per byte</text>'
+    )
+    return "\n".join([*lines, "</svg>", ""])
+
+
+_COLOURS = {False: "#1b5fa8", True: "#c2571a"}
+_LEGEND = ((False, "Hanse, each dot a run of its own"), (True, "Llama, transformers' Trainer, best rate"))
 
 
 if __name__ == "__main__":

@@ -393,17 +393,17 @@ def main() -> None:
         return
     if not any(options.corpus.glob("*.jsonl.gz")):
         sys.exit(f"{options.corpus}: no .jsonl.gz files; name a corpus with --corpus")
-    result: dict[str, Any] = conditions(options) | {"configs": {}}
+    stored = json.loads(options.output.read_text(encoding="utf-8")) if options.output.exists() else {}
     for config in options.config:
         dense = config == "dense"  # experts make no difference there
         names = [
             name for name, _, settings in CONTENDERS
             if not (options.skip_compile and settings.get("compile")) and not (dense and "grouped_mm" in name)
         ]  # fmt: skip
-        result["configs"][config] = compare(measure(names, config, options), config)
-        show(config, result["configs"][config])
+        stored[config] = conditions(options) | compare(measure(names, config, options), config)
+        show(config, stored[config])
         options.output.parent.mkdir(parents=True, exist_ok=True)
-        options.output.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+        options.output.write_text(json.dumps(stored, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -175,18 +175,11 @@ def _release(group, shared) -> None:
 
 
 def _find(group, shared) -> None:
+    from hanse.store import criteria
+
     find = _verb(group, shared, "find", verbs.find, "find documents, their rights, copies and place in the shards")
     find.add_argument("what", metavar="NAME", help="kind/name[/version] of anything made from documents, or a folder")
-    find.add_argument("--author", metavar="A", help="part of the author's name")
-    find.add_argument("--title", metavar="T", help="part of the title")
-    find.add_argument("--domain", metavar="D", help="a domain, with those below it")
-    find.add_argument("--url", metavar="U", help="the beginning of the address")
-    find.add_argument("--licence", metavar="L", help="as SPDX, exactly")
-    find.add_argument("--source", metavar="S", help="name of the source or collection, exactly")
-    find.add_argument("--file", metavar="F", help="file of the source")
-    find.add_argument("--line", type=int, metavar="N", help="line or row in the file, from 1")
-    find.add_argument("--id", metavar="ID", help="of the document")
-    find.add_argument("--language", metavar="XX", help="ISO 639-1 code")
+    criteria.add_options(find)
     find.add_argument("--limit", type=int, default=20, metavar="N", help="documents to show (default: 20)")
 
 
@@ -201,6 +194,9 @@ def _chat(group, shared) -> None:
     chat.add_argument("--seed", type=int, default=0, help="seed of the sampling (default: 0)")
     chat.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
     chat.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: all cores it may use)")
+    chat.add_argument(
+        "--withdrawn", type=Path, metavar="FILE", help="passages at which an answer ends (default: those of its store)"
+    )
 
 
 def _export(group, shared) -> None:

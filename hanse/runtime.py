@@ -158,11 +158,6 @@ class Runtime:
         }
 
 
-def seed_everything(seed: int) -> None:
-    """Seed torch on every device. Draws that must survive a resume come from (seed, step) instead, not from here."""
-    torch.manual_seed(seed)
-
-
 def usable_cores() -> int:
     """Physical cores that this process may use: affinity and container quota respected, at least 1.
 

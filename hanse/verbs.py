@@ -35,6 +35,10 @@ def run(options: argparse.Namespace) -> int:
         options.device, options.threads, replicate=options.replicate, expert=options.expert,
         recompute=options.recompute, float8=options.float8,
     )  # fmt: skip
+    from hanse.plan.dealing import refuse_uneven
+    from hanse.plan.layout import Layout
+
+    refuse_uneven(parsed, Layout(1, runtime.ranks, runtime.replicate, runtime.expert))
     from hanse.parallel.ranks import Ranks
 
     ranks = Ranks(runtime)

@@ -1,6 +1,12 @@
-"""A tokenizer of bare bytes and a random model: enough to be wrong with."""
+"""A tokenizer of bare bytes and a random model, enough to be wrong with; and a disk that is soon full."""
 
 from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -57,3 +63,17 @@ def model() -> Transformer:
 @pytest.fixture(scope="session")
 def engine(model: Transformer, tokenizer: Tokenizer) -> Engine:
     return Engine(model, tokenizer, Runtime(device=torch.device("cpu")))
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A real file system of 1 MiB."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    if os.geteuid() != 0 or shutil.which("mount") is None:
+        pytest.skip("mounting a small file system needs root")
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(place)], capture_output=True).returncode:
+        pytest.skip("this machine does not let us mount a small file system")
+    yield place
+    # A store that a test has left open keeps its index of digests open.
+    subprocess.run(["umount", "-l", str(place)], check=True)

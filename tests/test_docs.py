@@ -102,12 +102,13 @@ def test_every_command_is_one_that_hanse_takes(capsys):
 
 
 def test_every_setting_on_a_command_line_fits_the_recipe():
-    for page in PAGES:
-        for line in commands(page):
-            options = cli.parser().parse_args(shlex.split(line, comments=True)[1:])
-            if options.verb is verbs.run:
-                path = ROOT / options.recipe if options.recipe else recipe.embedded()
-                recipe.load(path, options.set)
+    lines = [line for page in PAGES for line in commands(page)]
+    asked = [cli.parser().parse_args(shlex.split(line, comments=True)[1:]) for line in lines]
+    runs = [options for options in asked if options.verb is verbs.run]
+    assert sum(bool(options.set) for options in runs) >= 4
+    for options in runs:
+        path = ROOT / options.recipe if options.recipe else recipe.embedded()
+        assert (recipe.load(path, options.set) != recipe.load(path)) == bool(options.set), options.set
 
 
 def test_every_key_in_a_table_exists_with_the_default_that_is_named():

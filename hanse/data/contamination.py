@@ -11,7 +11,7 @@ Nothing is dropped here: a document gets its hits, and the policy decides.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -32,18 +32,13 @@ MIN_CONTAINMENT = 0.7  # from which share a document is contaminated: PaLM's thr
 MIN_LONGEST = 40  # words in one stretch: of a long item, less than that share is enough
 MAX_SHARED = 10  # items that may share a run of words before it counts as fixed wording
 PIECE_BYTES, OVERLAP_BYTES = 2**21, 2**14  # in which a longer document is read
-REPORT = pa.schema(
-    [("item", pa.string()), ("origin", pa.string()), ("document", pa.string()), ("containment", pa.float32()),
-     ("longest", pa.int32())]
-)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One thing to be examined on: its name, the file it came from, and its texts (question, answer, ...)."""
+    """One thing to be examined on: its name, and its texts (question, answer, ...)."""
 
     name: str
-    origin: str
     parts: tuple[str, ...]
 
 
@@ -253,23 +248,6 @@ def reasons(
     ]
 
 
-def report(items: Items, hits: Mapping[str, Sequence[Hit]]) -> pa.Table:
-    """Which documents hold each item: schema REPORT, a row for each pair, by item and then by how much.
-
-    Args:
-        items: that were looked for.
-        hits: of each document, by its id.
-    """
-    origins = {item.name: item.origin for item in reversed(items.items)}
-    rows: list[dict[str, Any]] = [
-        {"item": hit.item, "origin": origins[hit.item], "document": document, "containment": hit.containment,
-         "longest": hit.longest}
-        for document, found in hits.items() for hit in found
-    ]  # fmt: skip
-    rows.sort(key=lambda row: (row["item"], -row["containment"], -row["longest"], row["document"]))
-    return pa.Table.from_pylist(rows, REPORT)
-
-
 def compared(words: Words) -> Tokens:
     """Words as they are compared.
 
@@ -375,4 +353,4 @@ def _item(record: object, name: str, origin: str, place: str) -> Item:
     given = tuple(str(part) for part in parts if isinstance(part, str | int | float) and not isinstance(part, bool))
     if not any(part.strip() for part in given):
         raise InputError(f"{place}: the item has no text; take the line out.")
-    return Item(name, origin, given)
+    return Item(name, given)

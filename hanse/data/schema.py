@@ -167,7 +167,7 @@ def check_record(record: object, defaults: Defaults, evidence: Sequence[Evidence
     retrieved = _retrieved(get("retrieved"), defaults.day, flags)
     reservation = fields["reservation"] or defaults.reservation
     return {
-        "id": hashlib.sha256(_normalised(text, content)).hexdigest()[:32],
+        "id": document_id(text, content),
         "text": text,
         "bytes": len(content),
         "source_id": fields["id"],
@@ -198,9 +198,10 @@ def normalised(text: str) -> str:
     return " ".join(unicodedata.normalize("NFC", text).split())
 
 
-def document_id(text: str) -> str:
-    """First 128 bits of SHA-256 over the normalised text, as 32 hex digits."""
-    return hashlib.sha256(_normalised(text, text.encode("utf-8", "surrogatepass"))).hexdigest()[:32]
+def document_id(text: str, content: bytes | None = None) -> str:
+    """First 128 bits of SHA-256 over the normalised text, as 32 hex digits; `content`: its UTF-8, if at hand."""
+    content = text.encode("utf-8", "surrogatepass") if content is None else content
+    return hashlib.sha256(_normalised(text, content)).hexdigest()[:32]
 
 
 def _normalised(text: str, content: bytes) -> bytes:

@@ -39,7 +39,6 @@ SPECIAL_TOKENS = (
 FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
 MIN_FREQUENCY = 2  # of a pair, to become a token
 MAX_REPEATS = 4  # of a small language's text, to reach its share
-BATCH_TEXTS = 256
 
 
 class Tokenizer:

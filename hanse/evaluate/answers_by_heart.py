@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import heapq
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,31 +57,54 @@ class Recital:
     longest: int
 
 
-def draw(path: Path, sources: Collection[str], *, most: int, seed: int) -> tuple[dict[str, int], list[dict[str, Any]]]:
-    """Of each source so many conversations, by a keyed hash of their ids; and how many there are of each.
+@dataclass(frozen=True)
+class Drawn:
+    """Conversations that are tested.
+
+    Attributes:
+        conversations: source -> how many there are.
+        never_shown: source -> how many of these tuning never showed; None where that is not known, and in the control.
+        rows: those drawn, source by source.
+    """
+
+    conversations: Counter[str]
+    never_shown: Counter[str] | None
+    rows: list[dict[str, Any]]
+
+
+def draw(path: Path, sources: Collection[str], *, most: int, seed: int, shown: Collection[int] | None = None) -> Drawn:
+    """Choose of each source so many conversations, by a keyed hash of their ids.
 
     Args:
         path: `train.jsonl` or `heldout.jsonl`; one that is missing holds none.
         sources: those that count.
+        most: of each source.
+        seed: of the hash.
+        shown: numbers of the lines, from 0, that tuning showed; None where that is not known.
 
     Raises:
         InputError: a line is no conversation.
     """
-    counts: dict[str, int] = {}
+    counts: Counter[str] = Counter()
+    never: Counter[str] = Counter()
     kept: dict[str, list[tuple[int, int, dict[str, Any]]]] = {}
     try:
         for number, row in enumerate(talk.read(path) if path.is_file() else ()):
             if row["source"] not in sources:
                 continue
+            counts[row["source"]] += 1
+            if shown is not None and number not in shown:
+                never[row["source"]] += 1
+                continue
             held = kept.setdefault(row["source"], [])
-            counts[row["source"]] = counts.get(row["source"], 0) + 1
             word = hashlib.sha256(f"{seed}/memorisation/{row['id']}".encode()).digest()[:8]
             heapq.heappush(held, (-int.from_bytes(word), number, row))  # the largest hash on top
             if len(held) > most:
                 heapq.heappop(held)
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path}: holds a line that is no conversation ({error}); make it again.") from None
-    return counts, [row for source in sorted(kept) for _, _, row in sorted(kept[source], reverse=True)]
+    rows = [row for source in sorted(kept) for _, _, row in sorted(kept[source], reverse=True)]
+    return Drawn(counts, None if shown is None else never, rows)
 
 
 def turns(engine: Engine, rows: Sequence[dict[str, Any]], split: str) -> Iterator[Turn]:

@@ -5,139 +5,25 @@ before a place in a document, then the greedy continuation, which counts if it e
 drawn continuations, of which one has to be equal. Tokens that end a text are barred, since a tuned model would stop and
 seem to know nothing. The same on documents that training never saw is the control: text that anyone could go on with is
 not learnt by heart.
-
-# D documents of a split
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
-from numpy.typing import NDArray
-
-from hanse.data.canaries import SOURCE as CANARY
-from hanse.data.permutation import mix
-from hanse.data.shards import Shards
-from hanse.errors import InputError
+from hanse.evaluate.passages import Passage, Plan
 from hanse.serve.request import Request, Sampling
 
 if TYPE_CHECKING:
     from hanse.serve.engine import Engine
 
 Progress = Callable[[str, int, int | None], None]
-Kind = Literal["source", "rights_holder"]
 Decoding = Literal["greedy", "sampled"]
-#: Rights holders that get results of their own: those with the most training text.
-RIGHTS_HOLDERS = 50
 #: Prompts that the engine is given at a time.
 PROMPTS_AT_ONCE = 1024
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What is asked of each document.
-
-    Attributes:
-        prefixes: lengths of the text that is given, in tokens, rising.
-        continuation: tokens that have to follow.
-    """
-
-    prefixes: tuple[int, ...]
-    continuation: int
-
-    @classmethod
-    def fitting(cls, prefixes: Sequence[int], continuation: int, *, context: int) -> Plan:
-        """The plan as far as it fits into a model's context, with the end token that opens a document.
-
-        The continuation is shortened for the sake of the shortest prefix; longer prefixes that do not fit are left out.
-
-        Raises:
-            InputError: not even the shortest prefix and one token fit.
-        """
-        room = context - 1
-        kept = min(continuation, room - min(prefixes))
-        if kept < 1:
-            raise InputError(
-                f"[memorisation] prefix_tokens: {min(prefixes)} tokens leave no room in a context of {context}; give a "
-                "shorter one."
-            )
-        return cls(tuple(sorted({p for p in prefixes if p + kept <= room})), kept)
-
-
-@dataclass(frozen=True)
-class Population:
-    """The documents of a split, a column each.
-
-    Attributes:
-        rows: columns of index.parquet, `rights_holder` ("" where none is recorded), and `words`, (D, 2) uint64: the id.
-        is_read: whether training came to all of the document; True throughout where that is not known.
-    """
-
-    split: str
-    rows: Mapping[str, NDArray[Any]]
-    is_read: NDArray[np.bool_]
-
-    def members(self, kind: Kind, name: str) -> NDArray[np.int64]:
-        """Numbers of the documents of a source or rights holder."""
-        return np.flatnonzero(self.rows[kind] == name)
-
-
-@dataclass(frozen=True)
-class Passage:
-    """A place in a document.
-
-    Attributes:
-        id, split, language, source, rights_holder, licence: of the document; its `row` in the population.
-        at: tokens of the document before the place.
-        before: the last of these, as many as the longest prefix that is tested, and the opening token if they begin the
-            document.
-        continuation: the true tokens that follow.
-        longest: that prefix, in tokens.
-    """
-
-    id: str
-    split: str
-    language: str
-    source: str
-    rights_holder: str
-    licence: str
-    row: int
-    at: int
-    before: tuple[int, ...]
-    continuation: tuple[int, ...]
-    longest: int
-
-    def prompt(self, prefix: int) -> tuple[int, ...]:
-        """The tokens that are given; with the one that opens a document where the prefix is its beginning."""
-        return self.before[-(prefix + (prefix == self.at)) :]
-
-
-@dataclass(frozen=True)
-class Group:
-    """The documents of a source or rights holder in one split, and those drawn for the test.
-
-    Attributes:
-        documents: how many there are.
-        unread: of these, how many training never came to, at least in part.
-        short: of the others, how many are shorter than the shortest prefix and the continuation: not testable.
-        drawn: numbers of the documents that are tested, in the order of a keyed hash.
-    """
-
-    kind: Kind
-    name: str
-    split: str
-    documents: int
-    unread: int
-    short: int
-    drawn: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -155,84 +41,6 @@ class Attempt:
     decoding: Decoding
     is_extracted: bool
     longest: int | None
-
-
-# --------------------------------------------------------------------------- which documents
-
-
-def population(shards: Shards, documents: Path, split: str) -> Population:
-    """The documents of a split, canaries left out.
-
-    Args:
-        documents: the dataset's table.
-
-    Raises:
-        InputError: the table lacks a document of the shards.
-    """
-    index = shards.index()
-    index = index.filter(pc.and_(pc.equal(index["split"], split), pc.not_equal(index["source"], CANARY)))
-    table = pq.read_table(documents, columns=["id", "rights_holder"], filters=[("split", "=", split)]).combine_chunks()
-    found = pc.index_in(index["id"], value_set=table["id"])
-    if found.null_count:
-        lost = index["id"].filter(pc.is_null(found))[0]
-        raise InputError(f"{documents}: lacks the document '{lost}' of the shards; make the shards again.")
-    holders = pc.fill_null(table["rights_holder"].take(found), "")
-    rows = {name: _column(index[name]) for name in ("id", "language", "source", "licence", "offset", "tokens")}
-    words = np.frombuffer(bytes.fromhex("".join(index["id"].to_pylist())), ">u8").reshape(-1, 2).astype(np.uint64)
-    return Population(split, {**rows, "rights_holder": _column(holders), "words": words}, np.ones(len(index), bool))
-
-
-def _column(values: pa.ChunkedArray) -> NDArray[Any]:
-    return np.asarray(values.to_numpy())
-
-
-def names_of(training: Population, kind: Kind) -> tuple[list[str], int]:
-    """Who gets results of their own, by name, and how many do not: every source, the largest rights holders.
-
-    Documents without a recorded rights holder count under their source only.
-    """
-    names, place_D = np.unique(training.rows[kind], return_inverse=True)
-    tokens = np.bincount(place_D, weights=training.rows["tokens"], minlength=len(names))
-    ranked = [str(names[n]) for n in np.argsort(-tokens, kind="stable") if names[n] != ""]
-    kept = ranked if kind == "source" else ranked[:RIGHTS_HOLDERS]
-    return sorted(kept), len(ranked) - len(kept)
-
-
-def draw(pool: Population, kind: Kind, name: str, plan: Plan, *, most: int, seed: int) -> Group:
-    """Choose documents to test: the first by a keyed hash of their ids among those that are read and long enough."""
-    own = pool.members(kind, name)
-    read = own[pool.is_read[own]]
-    # The end token is no text.
-    long_enough = read[pool.rows["tokens"][read] - 1 >= plan.prefixes[0] + plan.continuation]
-    order = np.argsort(mix(pool.rows["words"][long_enough, 0], key=_key(seed)), kind="stable")
-    drawn = tuple(long_enough[order[:most]].tolist())
-    return Group(kind, name, pool.split, len(own), len(own) - len(read), len(read) - len(long_enough), drawn)
-
-
-def passages(shards: Shards, pool: Population, chosen: Sequence[int], plan: Plan, *, seed: int) -> list[Passage]:
-    """One place in each document, by a keyed hash, behind the longest prefix that the document has room for."""
-    words = mix(pool.rows["words"][list(chosen), 1], key=_key(seed)).tolist() if chosen else []
-    return [_passage(shards, pool, row, plan, int(word)) for row, word in zip(chosen, words, strict=True)]
-
-
-def _passage(shards: Shards, pool: Population, row: int, plan: Plan, word: int) -> Passage:
-    about = {name: str(pool.rows[name][row]) for name in ("id", "language", "source", "rights_holder", "licence")}
-    offset, size = int(pool.rows["offset"][row]), int(pool.rows["tokens"][row]) - 1
-    longest = max(prefix for prefix in plan.prefixes if prefix + plan.continuation <= size)
-    at = longest + word % (size - plan.continuation - longest + 1)
-    ids = shards.tokens(pool.split, about["language"])[offset : offset + at + plan.continuation].tolist()
-    text = [shards.end_of_text, *ids]
-    before = tuple(text[: at + 1] if at == longest else text[at + 1 - longest : at + 1])
-    return Passage(
-        **about, split=pool.split, row=row, at=at, before=before, continuation=tuple(text[at + 1 :]), longest=longest
-    )
-
-
-def _key(seed: int) -> int:
-    return int.from_bytes(hashlib.sha256(f"{seed}/memorisation".encode()).digest()[:8])
-
-
-# --------------------------------------------------------------------------- what comes out
 
 
 def greedy(

@@ -1,7 +1,8 @@
 """The stage that measures how much of its training text a model gives back: `memorisation.json`, `extractions.jsonl`.
 
-Four looks: documents of the training split with a control that was never trained on, conversations, canaries, and how
-many targets the Goldfish loss hid in the tested documents. docs/memorisation.md says what each figure means.
+Four looks: documents of the training split, as far as they were read, with a control that was never trained on,
+conversations, canaries, and how many targets the Goldfish loss hid in what was tested. docs/memorisation.md says what
+each figure means.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,9 +23,10 @@ from hanse.data import canaries
 from hanse.data import conversations as talk
 from hanse.data.rights.licence import OTHER_DUTIES, duties
 from hanse.data.shards import Shards
-from hanse.evaluate import answers_by_heart, canary_exposure, extraction, reading
+from hanse.evaluate import answers_by_heart, canary_exposure, extraction, passages, reading
 from hanse.evaluate.answers_by_heart import Recital
-from hanse.evaluate.extraction import Attempt, Group, Passage, Plan, Population
+from hanse.evaluate.extraction import Attempt
+from hanse.evaluate.passages import Group, Kind, Passage, Plan, Population
 from hanse.evaluate.proportion import CONFIDENCE, Proportion, difference
 from hanse.evaluate.reading import Reading
 from hanse.serve.engine import load_engine
@@ -72,18 +74,21 @@ def memorise(
         InputError: a folder is not what it should be, or the prefixes do not fit the model's context.
     """
     engine = load_engine(model_folder, runtime)
-    plan = Plan.fitting(settings.prefix_tokens, settings.continuation_tokens, context=engine.context)
     line = reading.line_of(model_folder)
     read = reading.read_of(line, shards)
+    window = read.window if read is not None else None
+    plan = Plan.fitting(settings.prefix_tokens, settings.continuation_tokens, context=engine.context, window=window)
     opened = Shards.open(shards.path)
-    pool = {split: extraction.population(opened, dataset.path / TABLE, split) for split in (TRAIN, CONTROL)}
+    pool = {
+        split: passages.population(opened, dataset.path / TABLE, split, window=window) for split in (TRAIN, CONTROL)
+    }
     if read is not None:
-        pool[TRAIN] = replace(pool[TRAIN], is_read=read.times(pool[TRAIN].rows) > 0)
+        pool[TRAIN] = pool[TRAIN].read(read.times(pool[TRAIN].rows, pool[TRAIN].pieces))
     pairs, left_out = _groups(pool, plan, most=settings.documents_per_source, seed=seed)
     tested = [
         passage
         for split in (TRAIN, CONTROL)
-        for passage in extraction.passages(opened, pool[split], _drawn(pairs, split), plan, seed=seed)
+        for passage in passages.choose(opened, pool[split], _drawn(pairs, split), plan, seed=seed)
     ]
     attempts = [
         *extraction.greedy(engine, tested, plan, progress=progress),
@@ -101,8 +106,10 @@ def memorise(
         "samples": settings.samples,
         "temperature": settings.temperature,
         "is_reading_recorded": read is not None,
+        "window_tokens": window,
+        "population": asdict(passages.supply(pool[TRAIN], plan)),
         "rights_holders_left_out": left_out,
-        "groups": [_group_row(train, control, asked, is_read=read is not None) for train, control in pairs],
+        "groups": [_group_row(train, control, asked) for train, control in pairs],
         "conversations": talked,
         "canaries": _canaries(engine, dataset, opened, read, seed=seed),
         "goldfish": _goldfish(read, pool[TRAIN], tested),
@@ -118,13 +125,13 @@ def _groups(
     pool: Mapping[str, Population], plan: Plan, *, most: int, seed: int
 ) -> tuple[list[tuple[Group, Group]], int]:
     """Sources and rights holders, each in the training split and in the control; rights holders left out."""
-    kinds: tuple[extraction.Kind, ...] = ("source", "rights_holder")
-    named = {kind: extraction.names_of(pool[TRAIN], kind) for kind in kinds}
+    kinds: tuple[Kind, ...] = ("source", "rights_holder")
+    named = {kind: passages.names_of(pool[TRAIN], kind) for kind in kinds}
     pairs = []
     for kind in kinds:
         for name in named[kind][0]:
             train, control = (
-                extraction.draw(pool[split], kind, name, plan, most=most, seed=seed) for split in (TRAIN, CONTROL)
+                passages.draw(pool[split], kind, name, plan, most=most, seed=seed) for split in (TRAIN, CONTROL)
             )
             pairs.append((train, control))
     return pairs, named["rights_holder"][1]
@@ -147,8 +154,6 @@ def _group_row(
     train: Group,
     control: Group,
     asked: Mapping[tuple[str, int], Mapping[tuple[str, int], Attempt]],
-    *,
-    is_read: bool,
 ) -> dict[str, Any]:
     results = []
     for decoding, prefix in sorted(asked):
@@ -161,14 +166,14 @@ def _group_row(
     return {
         "kind": train.kind,
         "name": train.name,
-        "train": _counts(train) | {"unread": train.unread if is_read else None},
+        "train": _counts(train),
         "control": _counts(control),
         "results": results,
     }
 
 
 def _counts(group: Group) -> dict[str, Any]:
-    return {"documents": group.documents, "short": group.short, "tested": len(group.drawn)}
+    return asdict(group.supply) | {"tested": len(group.drawn)}
 
 
 def _compared(
@@ -218,21 +223,27 @@ def _talk(
     if conversations is None:
         return [], None
     sources = reading.tuned_on(line) or _every_source(conversations.path)
-    files = {TRAIN: conversations.path / "train.jsonl", CONTROL: conversations.path / "heldout.jsonl"}
-    asked: list[answers_by_heart.Turn] = []
-    counts = {}
-    for split, path in files.items():
-        counts[split], rows = answers_by_heart.draw(path, sources, most=most, seed=seed)
-        asked += answers_by_heart.turns(engine, rows, split)
+    shown = reading.shown_of(line, conversations)
+    train = answers_by_heart.draw(conversations.path / "train.jsonl", sources, most=most, seed=seed, shown=shown)
+    control = answers_by_heart.draw(conversations.path / "heldout.jsonl", sources, most=most, seed=seed)
+    asked = [
+        turn
+        for split, drawn in ((TRAIN, train), (CONTROL, control))
+        for turn in answers_by_heart.turns(engine, drawn.rows, split)
+    ]
     recitals = list(answers_by_heart.recite(engine, asked, progress=say))
     table = []
-    for source in sorted(counts[TRAIN]):
+    for source in sorted(train.conversations):
+        counts = {
+            "conversations": train.conversations[source],
+            "never_shown": None if train.never_shown is None else train.never_shown[source],
+        }
         for is_long in (True, False):
             own = [one for one in recitals if (one.turn.source, one.turn.is_long) == (source, is_long)]
             if own:
                 sides = ([one for one in own if one.turn.split == split] for split in (TRAIN, CONTROL))
                 row = {"source": source, "answers": "long" if is_long else "short"}
-                table.append(row | {"conversations": counts[TRAIN][source]} | _compared(*sides))
+                table.append(row | counts | _compared(*sides))
     return recitals, table
 
 
@@ -277,14 +288,14 @@ def _canaries(
 
 
 def _times_read(dataset: Artifact, shards: Shards, read: Reading) -> dict[int, int]:
-    """How often training read each canary, over all its copies."""
+    """How often training read each canary in full, over all its copies."""
     filters = [("source", "=", canaries.SOURCE)]
     table = pq.read_table(dataset.path / TABLE, columns=["id", "extra"], filters=filters).to_pylist()
     number_of = {row["id"]: int(json.loads(row["extra"])["canary"]) for row in table}
     index = shards.index()
     rows = index.filter(pc.is_in(index["id"], value_set=pa.array(list(number_of), pa.string()))).to_pylist()
     names = ("language", "source", "offset", "tokens")
-    times_D = read.times({name: np.array([row[name] for row in rows]) for name in names})
+    times_D = read.whole_times({name: np.array([row[name] for row in rows]) for name in names})
     found = dict.fromkeys(number_of.values(), 0)
     for row, times in zip(rows, times_D.tolist(), strict=True):
         found[number_of[row["id"]]] += times
@@ -292,15 +303,17 @@ def _times_read(dataset: Artifact, shards: Shards, read: Reading) -> dict[int, i
 
 
 def _goldfish(read: Reading | None, pool: Population, tested: Sequence[Passage]) -> dict[str, Any] | None:
-    """Targets that the Goldfish loss hid in the tested training documents, by source; None where no record says."""
+    """Targets that the Goldfish loss hid in the pieces that were tested, by source; None where no record says."""
     if read is None:
         return None
     sums: dict[str, list[int]] = defaultdict(lambda: [0, 0, 0])
     for passage in tested:
         if passage.split == TRAIN:
-            row = {name: pool.rows[name][passage.row] for name in ("language", "source", "offset", "tokens")}
-            for place, number in enumerate((1, *read.hidden(row))):
-                sums[passage.source][place] += number
+            row = {name: pool.rows[name][passage.row] for name in ("language", "source", "offset")}
+            pieces, place = pool.pieces, passage.piece
+            window, begin, end = (int(each[place]) for each in (pieces.window_P, pieces.begin_P, pieces.end_P))
+            for column, number in enumerate((1, read.hidden(row, window, begin, end), end - begin)):
+                sums[passage.source][column] += number
     rows = [_coverage(*sums[source]) | {"source": source} for source in sorted(sums)]
     whole = _coverage(*(sum(each) for each in zip(*sums.values(), strict=True))) if sums else _coverage(0, 0, 0)
     return {"k": read.goldfish, **whole, "sources": rows}
@@ -332,6 +345,7 @@ def _attempt_row(attempt: Attempt, engine: Engine) -> dict[str, Any]:
         "rights_holder": passage.rights_holder or None,
         "licence": passage.licence,
         "at_token": passage.at,
+        "times_read": passage.times_read,
         "prefix_tokens": attempt.prefix,
         "continuation_tokens": len(passage.continuation),
         "decoding": attempt.decoding,

@@ -1,8 +1,8 @@
-"""What a pre-training read of its shards, by the record: how often each document, and which targets were hidden.
+"""What training read, by the record: how often each piece of text, which conversations, and which targets were hidden.
 
 Text that a run never came to cannot have been learnt, so an extraction test over it would flatter the model.
 
-# D documents, W windows of a stream, N windows of a document, T positions of a window
+# D documents, P pieces of documents
 """
 
 from __future__ import annotations
@@ -13,20 +13,26 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from hanse.data.loader import IGNORED, Loader, split_windows
+from hanse.data import conversations as talk
+from hanse.data.loader import IGNORED, Loader
 from hanse.data.mixture import Mixture
 from hanse.data.shards import Shards
+from hanse.data.tokenizer import Tokenizer
 from hanse.errors import InputError
-from hanse.recipe import Pretrain
+from hanse.evaluate.passages import Pieces, cut
+from hanse.recipe import Pretrain, Tune
 from hanse.store import record as records
 from hanse.store.layout import MARKER
 from hanse.store.stage import Artifact, Store
-from hanse.trace.exposure import Course, window_times
+from hanse.trace.exposure import Course, sample_of_turn, window_times
+from hanse.trace.seen import dropped_steps, is_used
 from hanse.train.goldfish import hide
+from hanse.train.ramp import Ramp
+from hanse.tune.sft import PackedConversations, Packing
+from hanse.tune.template import render_all
 
 
 @dataclass(frozen=True)
@@ -37,65 +43,64 @@ class Reading:
         goldfish: one target in so many was hidden; 0: none.
         loader: gives its samples.
         course: which of them are in the weights.
-        shards: what was read.
     """
 
     goldfish: int
     loader: Loader
     course: Course
-    shards: Shards
 
-    def times(self, rows: Mapping[str, NDArray[Any]]) -> NDArray[np.int64]:
-        """How often the least read part of each training document was read, (D,).
+    @property
+    def window(self) -> int:
+        """Tokens that it read at a time."""
+        return self.loader.mixture.sequence_length
+
+    def times(self, rows: Mapping[str, NDArray[Any]], pieces: Pieces) -> NDArray[np.int64]:
+        """How often each piece of training documents was read, (P,).
+
+        Args:
+            rows: `language` and `source` of index.parquet, a column each.
+            pieces: of these documents, cut by `window`.
+        """
+        times_P = np.zeros(len(pieces.document_P), np.int64)
+        for number, stream in enumerate(self.loader.mixture.streams):
+            is_own_D = (rows["language"] == stream.language) & (rows["source"] == stream.source)
+            own = np.flatnonzero(is_own_D[pieces.document_P])
+            if len(own):
+                windows, place_P = np.unique(pieces.window_P[own], return_inverse=True)
+                times_P[own] = window_times(self.loader, self.course, number, windows)[place_P]
+        return times_P
+
+    def whole_times(self, rows: Mapping[str, NDArray[Any]]) -> NDArray[np.int64]:
+        """How often the least read piece of each training document was read, (D,).
 
         Args:
             rows: `language`, `source`, `offset` and `tokens` of index.parquet, a column each.
         """
-        found_D = np.zeros(len(rows["offset"]), np.int64)
-        for number, stream in enumerate(self.loader.mixture.streams):
-            own = np.flatnonzero((rows["language"] == stream.language) & (rows["source"] == stream.source))
-            if not len(own):
-                continue
-            windows_W = np.arange(int(self.loader.mixture.windows_S[number]))
-            times_W = window_times(self.loader, self.course, number, windows_W)
-            begin_D = rows["offset"][own] - stream.offset
-            first_D, last_D = self._windows(begin_D, rows["tokens"][own])
-            # Each document's windows, from its first to its last; between two of them reduceat gives what is not asked.
-            borders = np.stack([first_D, last_D + 1], axis=1).ravel()
-            found_D[own] = np.minimum.reduceat(np.append(times_W, np.iinfo(np.int64).max), borders)[::2]
-        return found_D
+        pieces = cut(rows, self.loader.mixture.streams, window=self.window)
+        never = np.iinfo(np.int64).max
+        least_D = np.full(len(rows["offset"]), never)
+        np.minimum.at(least_D, pieces.document_P, self.times(rows, pieces))
+        return np.where(least_D == never, 0, least_D)
 
-    def hidden(self, row: Mapping[str, Any]) -> tuple[int, int]:
-        """Targets of a document that the Goldfish loss hid, and all its targets: its tokens, the end token included.
+    def hidden(self, row: Mapping[str, Any], window: int, begin: int, end: int) -> int:
+        """Targets in a piece of a training document that the Goldfish loss hid.
 
         Args:
-            row: of index.parquet, in the training split.
+            row: of the document in index.parquet.
+            window: number of the one that holds the piece; it was read.
+            begin, end: the first token of the piece and the one after its last, from the document's beginning.
         """
         if not self.goldfish:
-            return 0, int(row["tokens"])
-        length = self.loader.mixture.sequence_length
-        stream = next(
-            s for s in self.loader.mixture.streams if (s.language, s.source) == (row["language"], row["source"])
-        )
-        ids = self.shards.tokens("train", stream.language)
-        begin = int(row["offset"]) - stream.offset
-        first, last = (int(each[0]) for each in self._windows(np.array([begin]), np.array([row["tokens"]])))
-        samples_NT = np.full((last - first + 1, length + 1), self.loader.end_of_text, np.int64)
-        for place, window in enumerate(range(first, last + 1)):
-            start = stream.offset + window * length - 1
-            piece = ids[max(0, start) : stream.offset + min((window + 1) * length, stream.tokens)]
-            skipped = 1 if start < 0 else 0
-            samples_NT[place, skipped : skipped + len(piece)] = piece
-        tokens_NT, targets_NT, _ = split_windows(samples_NT, self.loader.end_of_text)
-        left_NT = hide(torch.from_numpy(tokens_NT), torch.from_numpy(targets_NT), k=self.goldfish).numpy()
-        inside = slice(begin - first * length, begin - first * length + int(row["tokens"]))
-        targets, left = targets_NT.ravel()[inside], left_NT.ravel()[inside]
-        return int(((targets != IGNORED) & (left == IGNORED)).sum()), int((targets != IGNORED).sum())
-
-    def _windows(self, begin_D: NDArray[Any], tokens_D: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
-        """The first and the last window of documents that begin at these tokens of their stream."""
-        length = self.loader.mixture.sequence_length
-        return begin_D // length, (begin_D + tokens_D - 1) // length
+            return 0
+        mixture = self.loader.mixture
+        names = (row["language"], row["source"])
+        number = next(n for n, each in enumerate(mixture.streams) if (each.language, each.source) == names)
+        # A window that was read in any pass has its turn in the first one.
+        turn = int(self.loader.turns_of(number, np.array([window]), 0)[0])
+        batch = self.loader.batch(sample_of_turn(mixture, number, turn), 1)
+        left_BT = hide(batch.tokens_BT, batch.targets_BT, k=self.goldfish)
+        first = int(row["offset"]) - mixture.streams[number].offset - window * self.window
+        return int((left_BT[0, first + begin : first + end] == IGNORED).sum())
 
 
 def line_of(model_folder: Path) -> list[Artifact]:
@@ -140,10 +145,53 @@ def read_of(line: Sequence[Artifact], shards: Artifact) -> Reading | None:
             settings = Pretrain.model_validate(definition["pretrain"])
             opened = Shards.open(shards.path)
             mixture = Mixture.of(opened, settings)
-            rollbacks = model.facts.get("rollbacks", [])
-            course = Course.of(settings.ramp, settings.sequence_length, rollbacks=rollbacks)
+            dropped, unknown = dropped_steps(model)
+            if unknown:
+                return None
+            rollbacks = model.facts.get("rollbacks") or ()
+            course = Course.of(settings.ramp, settings.sequence_length, rollbacks=rollbacks, dropped=dropped)
             loader = Loader(opened, mixture, seed=int(definition["seed"]))
         except (InputError, ValidationError, KeyError, TypeError, ValueError):
             return None  # a record of another time, or an edited one, says nothing that could be relied on
-        return Reading(settings.goldfish, loader, course, opened)
+        return Reading(settings.goldfish, loader, course)
     return None
+
+
+def shown_of(line: Sequence[Artifact], conversations: Artifact) -> set[int] | None:
+    """Which conversations the tuning of a line showed, by their numbers in `train.jsonl`, from 0.
+
+    None where no record says so.
+    """
+    tuned = [model for model in line if "tune" in records.definition_of(model.record)]
+    if any(conversations.digest not in {each.digest for each in records.inputs_of(model.record)} for model in tuned):
+        return None
+    try:
+        shown = [_shown(model, conversations.path / "train.jsonl") for model in tuned]
+    except (InputError, ValidationError, OSError, KeyError, TypeError, ValueError):
+        return None
+    return set().union(*shown) if shown else None
+
+
+def _shown(model: Artifact, path: Path) -> set[int]:
+    """What one tuning showed. Raises ValueError if the record does not say it."""
+    definition, facts = records.definition_of(model.record), model.facts
+    settings, seed = Tune.model_validate(definition["tune"]), int(definition["seed"])
+    length, rows = settings.sequence_length, settings.batch_tokens // settings.sequence_length
+    lines = [
+        (number, row["messages"]) for number, row in enumerate(talk.read(path)) if row["source"] == settings.source
+    ]
+    # The rows that do not fill a last step are left out. If a further pass has more than these, the first was whole. No
+    # row holds more than `length` conversations. Planning the rows takes as long as the whole test, so it is avoided.
+    has_whole_pass = int((settings.epochs - 1) * len(lines)) // length >= rows
+    is_untroubled = not facts.get("skipped") and not facts.get("rollbacks")
+    if has_whole_pass and is_untroubled and facts.get("conversations") == len(lines):
+        return {number for number, _ in lines}
+    rendered = render_all(Tokenizer.load(model.path).hf, [messages for _, messages in lines])
+    packed = PackedConversations(rendered, Packing(length, rows, (range(rows),), settings.epochs, seed))
+    used = [number for (number, _), each in zip(lines, rendered, strict=True) if is_used(each, length)]
+    dropped, unknown = dropped_steps(model)
+    if unknown or {packed.conversations, facts.get("conversations", len(used))} != {len(used)}:
+        raise ValueError("the record and the conversations contradict each other")
+    ramp = Ramp.of(rows, total_rows=packed.steps * rows, share=0.0)
+    course = Course.of(ramp, length, rollbacks=facts.get("rollbacks") or (), dropped=dropped)
+    return {used[place] for _, _, step in course.steps() for place in packed.shown_at(step)}

@@ -16,11 +16,10 @@ from hanse.errors import InputError
 from hanse.launch import script
 from hanse.launch.chain import Progress
 from hanse.launch.script import Job
-from hanse.plan import model_config
+from hanse.plan.dealing import refuse_uneven
 from hanse.plan.layout import Layout
 from hanse.plan.machines import Machine
 from hanse.recipe import Recipe
-from hanse.train.ramp import PARTS
 
 DATA_JOBS = 2  # the second costs a second where the first was enough
 MOST_JOBS = 1000
@@ -47,7 +46,8 @@ def plan(recipe: Recipe, options: Namespace, machine: Machine, store: Path, fold
         InputError: a number, word or file that the machine or Slurm would not take.
     """
     shape = _shape(options, machine)
-    _refuse_uneven(recipe, options, shape)
+    replicate, expert = (_positive(f"--{name}", getattr(options, name)) or 1 for name in ("replicate", "expert"))
+    refuse_uneven(recipe, Layout(shape.nodes, shape.ranks, replicate, expert))
     has_shards = Progress.of(store, recipe.name, recipe.version).has("shards")
     if not any((store / "shards" / recipe.name).glob("*/step.json")):  # of any version, for it may be the same
         _refuse_hub(recipe)
@@ -210,23 +210,6 @@ def _refuse_hub(recipe: Recipe) -> None:
             raise InputError(
                 f"source '{source.name}' comes from the hub, and jobs are kept off the internet; make the data on a "
                 "computer that has it, in the same store: hanse data RECIPE"
-            )
-
-
-def _refuse_uneven(recipe: Recipe, options: Namespace, shape: _Shape) -> None:
-    """What training would refuse at its first step, after days in the queue: ranks that cannot share model or batch."""
-    replicate = _positive("--replicate", options.replicate) or 1
-    expert = _positive("--expert", options.expert) or 1
-    Layout(shape.nodes, shape.ranks, replicate, expert).check(model_config(recipe))
-    ranks = shape.nodes * shape.ranks
-    for section in (recipe.pretrain, *recipe.tune):
-        rows = section.batch_tokens // section.sequence_length
-        if getattr(section, "batch_ramp_share", 0):
-            rows //= max(PARTS)  # of the smallest batch
-        if rows % ranks:
-            raise InputError(
-                f"batch_tokens: {section.batch_tokens:,} tokens in sequences of {section.sequence_length:,} cannot be "
-                f"dealt out to {ranks} ranks evenly; take another number of nodes or batch_tokens."
             )
 
 

@@ -3,7 +3,7 @@
 Legend: B rows, T positions, N tokens of a packed batch, P places of all groups, D hidden, H heads, K key and value
 heads, X head width, R = X rotated width, F feed-forward width, S cached positions.
 
-Documents are packed as in `attention`: every group is dense and causal, so no mask is made. Queries, keys and values
+Documents are packed as in `documents`: every group is dense and causal, so no mask is made. Queries, keys and values
 are equally wide, which is what the fused kernels want, on a CPU too.
 """
 
@@ -13,10 +13,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hanse.model.attention import Layout
 from hanse.model.cache import View
 from hanse.model.config import ApertusConfig
+from hanse.model.documents import Layout
 from hanse.model.norm import RMSNorm
+from hanse.model.rotation import rotate_halves
 
 #: Of xIELU: the slope at 0, and the bound that other code puts on e^x - 1.
 _BETA, _EPSILON = 0.5, -1e-6
@@ -57,18 +58,6 @@ class _Take(torch.autograd.Function):
         (real_N,) = ctx.saved_tensors
         filled = gradient.new_zeros(ctx.places, *gradient.shape[1:])
         return filled.index_copy_(0, real_N, gradient), None
-
-
-def rotate_halves(values_NHR: Tensor, turns_NR: Tensor) -> Tensor:
-    """Rotate pairs (i, i + R / 2) of the last axis, in float32.
-
-    `turns_NR`: unit complex numbers (N, R / 2), or their cosines and sines (N, R / 2, 2).
-    """
-    parts = torch.view_as_real(turns_NR) if turns_NR.is_complex() else turns_NR
-    cosine, sine = parts.unsqueeze(1).unbind(-1)
-    first, second = values_NHR.float().chunk(2, -1)
-    turned = torch.cat((first * cosine - second * sine, second * cosine + first * sine), -1)
-    return turned.to(values_NHR.dtype)
 
 
 class GroupedQueryAttention(nn.Module):

@@ -52,6 +52,9 @@ class Pool:
         """Memory of one token in all layers."""
         return sum(held.shape[1] * held.element_size() for held in self.held)
 
+    def forget(self, text: int) -> None:
+        """The text that begins in this block is over. Nothing to do here: its room stays, for whoever comes next."""
+
 
 @dataclass(frozen=True)
 class Group:

@@ -19,11 +19,12 @@ import torch
 from torch import Tensor, nn
 
 from hanse.errors import InputError
-from hanse.model.attention import Layout
 from hanse.model.cache import View, too_long
 from hanse.model.config import NATIVE, ForeignConfig
 from hanse.model.config.folder import read_values, weight_files
 from hanse.model.config.opening import FAMILY_KEY, FOREIGN
+from hanse.model.documents import Layout
+from hanse.model.foreign_cache import ForeignCache, ForeignPool
 from hanse.model.transformer import Transformer, grown
 
 #: Of the largest number of two results; float32 gives 1e-6, a real difference far more.
@@ -314,70 +315,6 @@ class ForeignModel(Transformer):
         if values.get("model_type") in NATIVE:
             values[FAMILY_KEY] = FOREIGN
         (folder / "config.json").write_text(json.dumps(values, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-
-
-class ForeignCache:
-    """What a transformers model keeps of the past, for rows that all have the same length.
-
-    Attributes:
-        tokens_BS: the tokens so far.
-        inner: transformers' own cache, or None where the tokens are all that is kept.
-        length: tokens held in each row.
-        capacity: tokens that a row may have; transformers' cache itself would grow on.
-    """
-
-    def __init__(self, tokens_BS: Tensor, inner: Any, capacity: int) -> None:
-        self.tokens_BS = tokens_BS
-        self.inner = inner
-        self.capacity = capacity
-        self.length = 0
-
-    def keep(self, rows: Tensor) -> None:
-        """Keep only these rows, in this order; a row may be repeated."""
-        self.tokens_BS = self.tokens_BS[rows]
-        if self.inner is not None:
-            self.inner.batch_select_indices(rows)
-
-
-class ForeignPool:
-    """The caches of texts, each known by its first block. A cache holds the texts that began together.
-
-    Attributes:
-        block, device, bytes_per_token: as `cache.Pool` has them; the last is a guess, since families differ.
-    """
-
-    def __init__(self, block: int, device: torch.device, bytes_per_token: int) -> None:
-        self.block, self.device, self.bytes_per_token = block, device, bytes_per_token
-        self._texts_of: dict[ForeignCache, list[int]] = {}
-
-    def begin(self, texts: list[int], cache: ForeignCache) -> None:
-        """These texts are new, whatever their blocks held before."""
-        for text in texts:
-            self._forget(text)
-        self._texts_of[cache] = list(texts)
-
-    def gather(self, texts: list[int]) -> list[tuple[ForeignCache, list[int]]]:
-        """The caches of these texts with their rows; texts that were there and do not go on are dropped."""
-        wanted, found = set(texts), []
-        for cache, held in list(self._texts_of.items()):
-            staying = [text for text in held if text in wanted]
-            if not staying:
-                continue
-            if len(staying) < len(held):
-                device = cache.tokens_BS.device
-                cache.keep(torch.tensor([held.index(text) for text in staying], device=device))
-                self._texts_of[cache] = staying
-            found.append((cache, staying))
-        return found
-
-    def _forget(self, text: int) -> None:
-        for cache, held in list(self._texts_of.items()):
-            if held == [text]:
-                del self._texts_of[cache]
-            elif text in held:
-                held[held.index(text)] = -1  # nobody asks for it again
-                if set(held) == {-1}:
-                    del self._texts_of[cache]
 
 
 def _positions(documents_BT: Tensor) -> Tensor:

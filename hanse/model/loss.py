@@ -10,12 +10,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hanse.errors import InputError
-from hanse.model.attention import Layout
+from hanse.model.documents import Layout
 from hanse.model.transformer import Transformer
 
 NOT_COUNTED = -100
-# Logits of one chunk, in numbers: 2 Mi float32 are 8 MiB, which a CPU's last-level cache holds.
+# Logits of one chunk, in numbers: 2 Mi float32 are 8 MiB, which a CPU's last-level cache holds. A GPU needs large
+# products, for every chunk reads and writes the whole gradient of the head once.
 _CHUNK = 1 << 21
+_GPU_CHUNK = 1 << 27
 
 
 class _ChunkedCrossEntropy(torch.autograd.Function):
@@ -32,7 +34,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         d_hidden = torch.empty_like(hidden_MD) if needs else None
         d_head = torch.zeros_like(head_VD, dtype=torch.float32) if needs else None
         total = torch.zeros((), device=hidden_MD.device, dtype=torch.float64)
-        rows = max(1, _CHUNK // head_VD.shape[0])
+        rows = max(1, (_GPU_CHUNK if head_VD.is_cuda else _CHUNK) // head_VD.shape[0])
         # One buffer for all chunks, turned from logits to gradient in place: fresh pages cost more than the arithmetic.
         buffer_MV = head_VD.new_empty(min(rows, len(targets_M)), head_VD.shape[0])
         for begin in range(0, len(targets_M), rows):

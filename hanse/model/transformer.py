@@ -19,11 +19,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hanse.model.apertus import FIRST_SLOPES, XIELU, ApertusBlock
-from hanse.model.attention import LatentAttention, Layout, rotation
+from hanse.model.attention import LatentAttention
 from hanse.model.cache import Cache, Pool, View
 from hanse.model.config import ApertusConfig, Config, ModelConfig
+from hanse.model.documents import Layout
 from hanse.model.moe import Dense, Experts, Router
 from hanse.model.norm import RMSNorm
+from hanse.model.rotation import rotation
 
 
 @dataclass(frozen=True)

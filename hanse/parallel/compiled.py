@@ -19,7 +19,7 @@ class Compiled:
     def __init__(self, blocks: Iterable[nn.Module]) -> None:
         self.is_on = False
         for block in blocks:
-            block.forward = self._switched(block.forward)  # type: ignore[method-assign]
+            block.forward = self._switched(block.forward)
 
     def _switched(self, plain: Callable[..., Any]) -> Callable[..., Any]:
         fast: Callable[..., Any] | None = None

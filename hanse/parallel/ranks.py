@@ -142,32 +142,6 @@ class Ranks:
         _compare(self.gather(mine))
 
 
-def micro_batches(rows: int, micro_rows: int, *, rank: int, ranks: int) -> list[range]:
-    """Which rows of an optimizer step this rank computes, micro-batch by micro-batch.
-
-    Args:
-        rows: of the whole step, over all ranks.
-        micro_rows: of one forward pass on one rank, at most; fewer where a rank's share is smaller.
-
-    Raises:
-        InputError: the rows cannot be dealt out evenly.
-    """
-    if rows % ranks:
-        raise InputError(
-            f"batch_tokens: {rows} sequences a step cannot be dealt out to {ranks} ranks evenly; make batch_tokens a "
-            f"multiple of {ranks} x sequence_length."
-        )
-    share = rows // ranks
-    micro = min(micro_rows, share)
-    if share % micro:
-        raise InputError(
-            f"micro_batch_tokens: {micro} sequences do not divide the {share} that each of {ranks} ranks computes a "
-            "step; lower it."
-        )
-    first = rank * share
-    return [range(begin, begin + micro) for begin in range(first, first + share, micro)]
-
-
 def is_lost_peer(error: BaseException) -> bool:
     """Whether an error only says that another rank is gone."""
     signs = ("connection closed by peer", "connection reset", "broken pipe", "timed out", "socket closed", "nccl")

@@ -19,9 +19,7 @@ from hanse.model.moe import Router
 def recompute(block: nn.Module) -> None:
     """Let a block recompute its activations; routers count each token once all the same."""
     routers = [module for module in block.modules() if isinstance(module, Router)]
-    block.forward = partial(  # type: ignore[method-assign]
-        checkpoint, block.forward, use_reentrant=False, context_fn=partial(_contexts, routers)
-    )
+    block.forward = partial(checkpoint, block.forward, use_reentrant=False, context_fn=partial(_contexts, routers))
 
 
 def _contexts(routers: list[Router]) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:

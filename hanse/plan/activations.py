@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from hanse.model.config import ApertusConfig, ModelConfig
 from hanse.plan.sizes import total, weights
 
-# Up to this many tokens a document's attention probabilities are kept on a CPU (hanse/model/attention.py).
+# Up to this many tokens a document's attention probabilities are kept on a CPU (hanse/model/documents.py).
 KEPT_PROBABILITIES = 512
 QUERY_BLOCK = 128
+# Logits that a GPU holds at a time (hanse/model/loss.py).
+LOSS_CHUNK = 1 << 27
 
 
 @dataclass(frozen=True)
@@ -63,8 +65,13 @@ def kept_weights_bytes(config: Native, layer: int, precision: Precision, *, is_s
 
 
 def head_bytes(config: Native, precision: Precision, tokens: int) -> float:
-    """Bytes that the loss keeps between forward and backward: gradients of the hidden states and of the head."""
-    return tokens * config.hidden_size * precision.compute_bytes + config.vocab_size * config.hidden_size * 4
+    """Bytes that the loss takes: gradients of the hidden states and of the head.
+
+    On a GPU a chunk of logits too: in what the forward computes in, in float32, and their gradient.
+    """
+    logits = 0 if precision.is_cpu else min(LOSS_CHUNK, tokens * config.vocab_size) * (4 + 2 * precision.compute_bytes)
+    gradients = tokens * config.hidden_size * precision.compute_bytes + config.vocab_size * config.hidden_size * 4
+    return gradients + logits
 
 
 def exchange_bytes(config: Native, precision: Precision, *, expert_ranks: int, imbalance: float) -> float:

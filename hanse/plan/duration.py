@@ -36,14 +36,15 @@ def utilisation(config: Native, machine: Machine) -> Utilisation:
     """A share to plan with. It holds what such runs spend on their own communication, and nothing of ours is measured.
 
     Fine-grained experts keep a GPU far less busy than a dense model does: Megatron Bridge on H100 reached 12 % of the
-    bfloat16 peak with Qwen3-30B-A3B on 16 GPUs, 15 % with GPT-OSS-120B on 64, 24 % with Qwen3-235B-A22B on 256.
+    bfloat16 peak with Qwen3-30B-A3B on 16 GPUs, 15 % with GPT-OSS-120B on 64, 24 % with Qwen3-235B-A22B on 256 (its
+    performance summary, release 25.11). Plain torch is not expected to be faster.
     """
     if machine.vendor == "cpu":
         return Utilisation(0.35, "bench/train_cpu.py, of the measured float32 rate")
     if not config.n_routed_experts:
         return Utilisation(0.30, "dense: 26-29 % on JUPITER, 37 % on LUMI, reported by their users")
     if "H100" in machine.accelerator or "GH200" in machine.accelerator:
-        return Utilisation(0.15, "experts on H100: 12-24 % reported for Megatron Bridge; plain torch is no faster")
+        return Utilisation(0.15, "experts on H100: 12-24 % in Megatron Bridge's performance summary, 25.11")
     return Utilisation(0.10, "experts: as on H100 less a third, for torch's grouped product is made for H100")
 
 

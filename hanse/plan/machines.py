@@ -12,6 +12,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from hanse import toml
 from hanse.errors import InputError
 
 KNOWN = Path(__file__).with_name("machines.toml")
@@ -105,14 +106,10 @@ def _known() -> dict[str, dict[str, Any]]:
 
 
 def _from_file(path: Path) -> Machine:
-    try:
-        tables = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"--machine {path}: cannot be read ({error.strerror}).") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"--machine {path}: is not valid TOML: {error}.") from None
+    where = f"--machine {path}"
+    tables = toml.parse(toml.content(path, "the machine's file", where=where), where=where)
     if len(tables) != 1 or not isinstance(next(iter(tables.values())), dict):
-        raise InputError(f"--machine {path}: has to hold one table, the machine's, as in {KNOWN}.")
+        raise InputError(f"{where}: has to hold one table, the machine's, as in {KNOWN}.")
     ((name, values),) = tables.items()
     return _parse(name, values, where=str(path))
 

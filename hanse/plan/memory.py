@@ -124,9 +124,8 @@ def _backward(
     inner = max(inside) * (2 if layout.recompute else 1)
     exchange = tokens * exchange_bytes(config, precision, expert_ranks=layout.expert, imbalance=IMBALANCE)
     copy = head * size if size == 2 else 0
-    loss = Item(
-        "loss: gradients of head and hidden states", int(head_bytes(config, precision, tokens) + 4 * head + copy)
-    )
+    at_loss = head_bytes(config, precision, tokens) + 4 * head + copy
+    loss = Item("loss: logits, gradients of head and hidden states", int(at_loss))
     return {
         "the loss, before the backward": [root, gathered, activations, loss],
         "the backward of a block": [

@@ -13,6 +13,7 @@ from pydantic import (
     ValidationError,
 )
 
+from hanse import toml
 from hanse.errors import InputError
 from hanse.recipe.data import CURATE_PATHS
 from hanse.recipe.sections import Recipe
@@ -30,19 +31,9 @@ def load(path: Path, settings: Iterable[str] = ()) -> Recipe:
     Raises:
         InputError: the file cannot be read, is not TOML, or holds a key or value that does not fit.
     """
-    try:
-        data = tomllib.loads(path.read_bytes().decode("utf-8"))
-    except FileNotFoundError:
-        shipped = ", ".join(sorted(str(found) for found in embedded().parent.glob("*.toml")))
-        raise InputError(f"{path}: no such recipe. Those that come with Hanse: {shipped}.") from None
-    except IsADirectoryError:
-        raise InputError(f"{path}: is a folder; name the recipe file in it.") from None
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}).") from None
-    except UnicodeDecodeError:
-        raise InputError(f"{path}: is not UTF-8 text.") from None
-    except tomllib.TOMLDecodeError as error:
-        raise InputError(f"{path}: is not valid TOML: {error}.") from None
+    shipped = ", ".join(sorted(str(found) for found in embedded().parent.glob("*.toml")))
+    absent = f"no such recipe. Those that come with Hanse: {shipped}."
+    data = toml.parse(toml.content(path, "the recipe file", absent=absent), where=str(path))
     _make_paths_absolute(data, path.parent)
     for setting in settings:
         _apply(data, setting)

@@ -28,7 +28,7 @@ from hanse.release.card import card
 from hanse.release.diff.changes import changes_paper
 from hanse.release.export import CONFIG, TOKENIZER, WEIGHTS, check_export, read_header, read_json
 from hanse.release.gate import audit as gate
-from hanse.release.ledger import Ledger
+from hanse.release.ledger import Ledger, record_names
 from hanse.release.papers import answers, lint, machine, pack
 from hanse.release.papers.paper import Entry
 from hanse.store import record as records
@@ -37,7 +37,7 @@ from hanse.store.documents import TABLE
 from hanse.store.graph import lineages
 from hanse.store.layout import natural
 from hanse.store.stage import Artifact, Store, Work
-from hanse.trace import withdrawal
+from hanse.trace import descent, withdrawal
 
 if TYPE_CHECKING:
     from hanse.recipe import Release
@@ -158,7 +158,7 @@ def collect_ancestors(store: Store, tops: Sequence[Artifact]) -> list[Artifact]:
     """`tops` and everything they were made from, each with the record that its descendants name, sorted by name.
 
     Raises:
-        InputError: an ancestor is missing, or is not the recorded one.
+        InputError: an ancestor is missing, is not the recorded one, or has a record that contradicts itself.
     """
     found: dict[str, Artifact] = {}
     pending = [records.Input("", top.ref, top.digest, top.record_digest) for top in tops]
@@ -171,6 +171,8 @@ def collect_ancestors(store: Store, tops: Sequence[Artifact]) -> list[Artifact]:
                 f"hold. Restore it, or make the descendants again under a new version."
             )
         if artifact.ref not in found:
+            for problem in descent.contradictions(artifact):
+                raise InputError(problem)
             found[artifact.ref] = artifact
             pending += records.inputs_of(artifact.record)
     return [found[ref] for ref in sorted(found)]
@@ -232,10 +234,9 @@ def _copy_records(ancestors: Sequence[Artifact], folder: Path) -> None:
     """Every ancestor's record byte for byte, its sums, and the tables of the documents."""
     folder.mkdir()
     tables = [artifact for artifact in ancestors if (artifact.path / TABLE).is_file()]
+    names = record_names(ancestors)
     for artifact in ancestors:
-        name = f"{artifact.kind}-{artifact.name}-{artifact.version}"
-        if (folder / f"{name}.json").exists():  # a-1/2 and a/1-2
-            name += f"-{artifact.digest[:12]}"
+        name = names[artifact.ref]
         shutil.copyfile(artifact.path / RECORD, folder / f"{name}.json")
         shutil.copyfile(artifact.path / SUMS, folder / f"{name}.{SUMS}")
         if artifact in tables:

@@ -144,6 +144,17 @@ def runtime_of(artifact: Artifact) -> Mapping[str, Any]:
     return found if isinstance(found, Mapping) else {}
 
 
+def record_names(ancestors: Sequence[Artifact]) -> dict[str, str]:
+    """What the record of each ancestor is called in `provenance/` of a release, without its ending, by name."""
+    names: dict[str, str] = {}
+    for artifact in ancestors:
+        name = f"{artifact.kind}-{artifact.name}-{artifact.version}"
+        if name in names.values():  # a-1/2 and a/1-2
+            name += f"-{artifact.digest[:12]}"
+        names[artifact.ref] = name
+    return names
+
+
 def table_of(dataset: Artifact) -> Path:
     """The document table of a dataset."""
     from hanse.store.documents import TABLE

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -95,14 +95,14 @@ class Table:
         cells = [Cell(f"and {plain.count(more)} more", False)]
         for number, column in enumerate(self.columns[1:], 1):
             is_summed = self.adds_up and column.kind in _SUMMED and more == len(left)
-            total = sum(row[number] or 0 for row in left) if is_summed else None  # type: ignore[misc]
+            total = sum(_numbers(left, number)) if is_summed else None
             cells.append(Cell("", column.kind != "text") if total is None else _cell(total, column, 0))
         return cells
 
     def _largest(self, number: int) -> float:
         if not self.columns[number].has_bar:
             return 0
-        return max((row[number] or 0 for row in self.rows), default=0)  # type: ignore[type-var,return-value]
+        return max(_numbers(self.rows, number), default=0)
 
 
 @dataclass(frozen=True)
@@ -143,15 +143,7 @@ class Chapter:
 
 def render(title: str, chapters: Sequence[Chapter]) -> str:
     """The page as HTML. Every text in it is escaped and made harmless; see `plain.visible`."""
-    import jinja2
-
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = plain.templates(Path(__file__).parent)
     environment.filters["visible"] = lambda text: plain.shortened(str(text), 10 * CELL_CHARACTERS)
     environment.filters["count"] = plain.count
     environment.tests["table"] = lambda block: isinstance(block, Table)
@@ -177,10 +169,14 @@ def save(path: Path, page: str) -> None:
         raise
 
 
+def _numbers(rows: Sequence[Row], column: int) -> Iterator[int | float]:
+    return (value for row in rows if isinstance(value := row[column], int | float))
+
+
 def _cell(value: Value, column: Column, largest: float) -> Cell:
     if value is None:
         return Cell(plain.NOT_RECORDED, column.kind != "text")
     if column.kind == "text":
         return Cell(plain.shortened(str(value), CELL_CHARACTERS), False)
     bar = f"{100 * float(value) / largest:.1f}" if largest else None
-    return Cell(_FORMS[column.kind](value), True, bar)  # type: ignore[arg-type,operator]
+    return Cell(_FORMS[column.kind](value), True, bar)  # type: ignore[arg-type]

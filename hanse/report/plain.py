@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import jinja2
 
 NOT_RECORDED = "not recorded"
 
@@ -43,3 +48,16 @@ def share(part: float) -> str:
     if 0.9995 < part < 1:
         return ">99.9 %"
     return f"{100 * part:.1f} %"
+
+
+def templates(folder: Path) -> jinja2.Environment:
+    """The templates of a folder; what they are given is escaped, and a name that they lack is an error."""
+    import jinja2
+
+    return jinja2.Environment(
+        loader=jinja2.FileSystemLoader(folder),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )

@@ -10,25 +10,37 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hanse.errors import InputError
 from hanse.runtime import Runtime
+from hanse.serve.command import withdrawn_passages
 from hanse.serve.engine import Engine, load_engine
 from hanse.serve.request import Request, Sampling
 from hanse.tune.template import END_OF_TEXT, encode_text, render
+
+if TYPE_CHECKING:
+    from hanse.trace.passages import Filter
 
 HELP = "/reset starts over, /quit leaves; Ctrl-C stops an answer."
 
 
 @dataclass
 class Chat:
-    """A conversation with a model: what was said so far, as far as it fits the model's context."""
+    """A conversation with a model: what was said so far, as far as it fits the model's context.
+
+    Attributes:
+        withdrawn: passages at which an answer ends; None: none are known.
+        is_cut: the last answer ended at one.
+    """
 
     engine: Engine
     sampling: Sampling
     system: str | None = None
     is_tuned: bool = True
+    withdrawn: Filter | None = None
     messages: list[dict[str, str]] = field(default_factory=list)
+    is_cut: bool = field(default=False, init=False)
 
     def ask(self, text: str) -> Iterator[str]:
         """The answer in pieces. What came of it is remembered, also if the reader stops halfway.
@@ -59,9 +71,16 @@ class Chat:
         self.messages.clear()
 
     def _stream(self, prompt: list[int]) -> Iterator[str]:
+        watch = self.withdrawn.stream() if self.withdrawn is not None else None
+        self.is_cut = False
         for output in self.engine.outputs(Request(tuple(prompt), self.sampling)):
-            if output.text:
-                yield output.text
+            text = output.text
+            if watch is not None and watch.add(text):
+                self.is_cut, text = True, text[: watch.kept]
+            if text:
+                yield text
+            if self.is_cut:
+                return
 
     def _prompt(self) -> list[int]:
         """The conversation as tokens; the oldest turns go when the context leaves no room for an answer."""
@@ -91,7 +110,8 @@ def run(folder: Path, options: argparse.Namespace) -> int:
     )
     if sampling.max_tokens < 1:
         raise InputError(f"--max-tokens {sampling.max_tokens}: give 1 or more.")
-    chat = Chat(load_engine(folder, runtime), sampling, options.system, is_tuned(folder))
+    withdrawn = withdrawn_passages(folder, options.withdrawn)
+    chat = Chat(load_engine(folder, runtime), sampling, options.system, is_tuned(folder), withdrawn)
     if not chat.is_tuned:
         _note("This model was never tuned for chat: it goes on with your text instead of answering.")
     if options.prompt is not None:
@@ -164,6 +184,8 @@ def _print_answer(chat: Chat, text: str) -> bool:
         for piece in answer:
             print(piece, end="", flush=True)
         is_whole = True
+        if chat.is_cut:
+            _note(" [ended: what follows was withdrawn]")
     except KeyboardInterrupt:
         _note(" [stopped]")
     finally:

@@ -220,12 +220,13 @@ def _settings(folder: Path, options: argparse.Namespace, address: tuple[socket.A
         fingerprint=f"sha256:{sha256_file(folder / SUMS)}" if (folder / SUMS).is_file() else None,
         queue=options.queue,
         answer_seconds=options.timeout,
-        withdrawn=_withdrawn(folder, options.withdrawn),
+        withdrawn=withdrawn_passages(folder, options.withdrawn),
     )
     return replace(settings, log=_log(options.log)) if options.log else settings
 
 
-def _withdrawn(folder: Path, given: Path | None) -> Filter | None:
+def withdrawn_passages(folder: Path, given: Path | None) -> Filter | None:
+    """The passages at which an answer of a model ends, see `passages.of_model`; says how many there are."""
     from hanse.trace import passages
 
     found = passages.of_model(folder, given)

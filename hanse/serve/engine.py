@@ -42,7 +42,9 @@ from hanse.tune.template import END_OF_TEXT, END_OF_TURN
 if TYPE_CHECKING:
     from hanse.serve.compiled import CompiledStep
 
-#: Tokens of one step beyond growing answers: a long prompt delays the others by no more than these take.
+#: Tokens of one step, of which prompts get what growing answers leave: a long prompt delays the others by no more than
+#: these take. Fewer: growing answers wait less. More: a prompt is read in fewer steps with larger products, so that its
+#: answer begins sooner. Chosen, not measured.
 CHUNK = 512
 #: Memory of the pool unless told otherwise, in bytes.
 POOL_BYTES = 1 << 30
@@ -98,8 +100,9 @@ class Engine:
             self.pool = self.model.new_pool(blocks + 1, block=BLOCK, is_drafting=self.is_drafting)
         # What transformers keeps of a text can be neither shared nor grown in pieces with others.
         self._schedule = Schedule(
-            blocks, chunk=1 << 31 if is_foreign else max(1, chunk), is_drafting=self.is_drafting, shares=not is_foreign
-        )
+            blocks, chunk=1 << 31 if is_foreign else max(1, chunk), is_drafting=self.is_drafting,
+            shares=not is_foreign, on_release=self.pool.forget,
+        )  # fmt: skip
         self._recorder = RouteRecorder(self.model)
         self._counts = Stats()
         self._compiled = _compiled(self.model, self.pool) if compiles else None

@@ -38,6 +38,8 @@ _PATIENCE = 5.0
 _LARGEST_SEED = 2**31 - 1
 #: In our order; llama.cpp's own has the temperature last.
 _SAMPLERS = ("penalties", "temperature", "top_k", "top_p", "min_p")
+#: For the likeliest token; at a temperature of 0 it would go on to take the exponential of every logit, and draw.
+_GREEDY_SAMPLERS = ("penalties", "top_k")
 
 
 class LlamaCppBackend:
@@ -192,6 +194,7 @@ class LlamaCppBackend:
     def _payload(self, request: Request, max_tokens: int) -> dict[str, Any]:
         """The request as llama.cpp takes it; every setting is named, for its own defaults are others."""
         sampling = request.sampling
+        is_greedy = sampling.temperature == 0
         # Its cached prompts know no salt. As long as all requests have the same one, they may use them.
         self._is_shared |= self._salt not in (None, request.salt)
         self._salt = request.salt
@@ -203,9 +206,9 @@ class LlamaCppBackend:
             "return_tokens": True,
             "return_progress": True,
             "cache_prompt": not self._is_shared,
-            "samplers": list(_SAMPLERS if sampling.temperature > 0 else _SAMPLERS[:2]),
+            "samplers": list(_GREEDY_SAMPLERS if is_greedy else _SAMPLERS),
             "temperature": sampling.temperature,
-            "top_k": sampling.top_k,
+            "top_k": 1 if is_greedy else sampling.top_k,
             "top_p": sampling.top_p,
             "min_p": sampling.min_p,
             "repeat_penalty": sampling.repetition_penalty,

@@ -7,16 +7,22 @@ gives its own back, waits, and is computed again later.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from hanse.serve.blocks import Blocks
 from hanse.serve.sequence import Sequence
 
-#: Tokens of a block: small, since only whole blocks are shared, and a text wastes half of one.
+#: Tokens of a block. Fewer: more of a common beginning is shared, since only whole blocks are, and less is wasted at a
+#: text's end, half a block on average. More: fewer digests, shorter tables of blocks, longer pieces to gather at once.
+#: Chosen, not measured.
 BLOCK = 16
 #: Requests of one step; beyond this a step on a CPU costs as much per row.
 ROWS = 512
-#: Up to this many growing answers the multi-token block proposes: with more, a step is not waiting for weights.
+#: Up to this many growing answers the multi-token block proposes. A right proposal saves a step; each one, right or
+#: wrong, costs a row of the forward and a run of the block. With few rows that hides behind the wait for weights, with
+#: many it is arithmetic on top; where the line lies depends on the machine, the experts that more rows wake, and how
+#: often proposals are right. Chosen, not measured.
 DRAFT_ROWS = 4
 
 
@@ -42,6 +48,7 @@ class Schedule:
         chunk: tokens of prompts that a step reads.
         is_drafting: whether there is a multi-token block that proposes.
         shares: whether a text may take over the blocks of another that begins alike.
+        on_release: told the first block of each text that gives its blocks back.
 
     Attributes:
         waiting, running: requests, the oldest first.
@@ -49,7 +56,9 @@ class Schedule:
         cached_tokens: of prompts that did not have to be read.
     """
 
-    def __init__(self, blocks: int, *, chunk: int, is_drafting: bool, shares: bool) -> None:
+    def __init__(
+        self, blocks: int, *, chunk: int, is_drafting: bool, shares: bool, on_release: Callable[[int], None]
+    ) -> None:
         self.waiting: deque[Sequence] = deque()
         self.running: list[Sequence] = []
         self.preemptions = self.cached_tokens = 0
@@ -57,6 +66,7 @@ class Schedule:
         self._chunk = chunk
         self._is_drafting = is_drafting
         self._shares = shares
+        self._on_release = on_release
 
     @property
     def capacity(self) -> int:
@@ -150,6 +160,8 @@ class Schedule:
 
     def _give_back(self, sequence: Sequence) -> None:
         """A request's blocks go; its text stays, and is computed again when it is its turn."""
+        if sequence.blocks:
+            self._on_release(sequence.blocks[0])
         self._blocks.release(sequence.blocks)
         sequence.blocks = []
         sequence.computed = sequence.shared = sequence.kept = 0

@@ -3,15 +3,32 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 from hanse.errors import InputError
 
 if TYPE_CHECKING:
+    import argparse
+
     import numpy as np
     import pyarrow as pa
+
+
+#: How each is asked for on a command line: what its value is called, and what it means.
+_OPTIONS = {
+    "author": ("A", "part of the author's name"),
+    "title": ("T", "part of the title"),
+    "domain": ("D", "a domain, with those below it"),
+    "url": ("U", "the beginning of the address"),
+    "licence": ("L", "as SPDX, exactly"),
+    "source": ("S", "name of the source or collection, exactly"),
+    "file": ("F", "file of the source"),
+    "line": ("N", "line or row in the file, from 1"),
+    "id": ("ID", "of one document"),
+    "language": ("XX", "ISO 639-1 code"),
+}
 
 
 @dataclass(frozen=True)
@@ -75,6 +92,13 @@ class Criteria:
                 break
             mask &= np.asarray(pc.fill_null(_TESTS.get(name, _equals)(table, name, value), False))
         return mask
+
+
+def add_options(parser: argparse._ActionsContainer, names: Iterable[str] = tuple(_OPTIONS)) -> None:
+    """Give a command line options for these criteria, by default for all."""
+    for name in names:
+        metavar, text = _OPTIONS[name]
+        parser.add_argument(f"--{name}", type=int if name == "line" else str, metavar=metavar, help=text)
 
 
 def _equals(table: pa.Table, name: str, value: Any) -> Any:

@@ -104,7 +104,7 @@ def is_full_disk(error: BaseException | None) -> bool:
         seen.add(id(error))
         if isinstance(error, OSError) and error.errno in _FULL:
             return True
-        if isinstance(error, Exception) and os.strerror(errno.ENOSPC) in str(error):
+        if os.strerror(errno.ENOSPC) in str(error):  # torch's CheckpointException is no Exception
             return True
         error = error.__cause__ or error.__context__
     return False

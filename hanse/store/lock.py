@@ -30,7 +30,7 @@ class Held:
 
 
 @contextmanager
-def hold(path: Path, doing: str) -> Iterator[Held]:
+def hold(path: Path, doing: str, *, waits: bool = False) -> Iterator[Held]:
     """Hold the lock file at `path` while the block runs.
 
     The file stays behind, unlocked: removing it would let two processes hold two files of one name.
@@ -38,9 +38,10 @@ def hold(path: Path, doing: str) -> Iterator[Held]:
     Args:
         path: the lock file; its folder is made.
         doing: what to tell whoever finds it locked, for example `building model/atlas/1`.
+        waits: for a process that holds it, instead of refusing.
 
     Raises:
-        InputError: another process holds it, or the folder cannot be written.
+        InputError: another process holds it and we do not wait, or the folder cannot be written.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -50,7 +51,7 @@ def hold(path: Path, doing: str) -> Iterator[Held]:
     held = Held(descriptor, os.getpid())
     try:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if waits else fcntl.LOCK_NB))
         except BlockingIOError:
             raise InputError(_busy(path)) from None
         # A forked worker inherits the open file and would keep the lock alive after our death.

@@ -105,16 +105,16 @@ def find(searched: Searched, criteria: Criteria, *, limit: int = 20) -> Found:
     tally = _Tally(searched.shards)
     with _parquet(searched.documents) as file:
         for group, table, is_hit in _matching(file, searched.documents, criteria):
-            is_kept, sizes = _is_kept(table) & is_hit, _sizes(table)
+            has_text, sizes = is_kept(table) & is_hit, text_bytes(table)
             documents += int(is_hit.sum())
-            kept += int(is_kept.sum())
-            copies += int((_is_copy(table) & is_hit).sum())
+            kept += int(has_text.sum())
+            copies += int((is_copy(table) & is_hit).sum())
             size += int(sizes[is_hit].sum())
-            kept_size += int(sizes[is_kept].sum())
+            kept_size += int(sizes[has_text].sum())
             if len(rows) < limit:
                 rows += file.read_row_group(group).take(is_hit.nonzero()[0][: limit - len(rows)]).to_pylist()
             if searched.shards:
-                tally.add(table["id"].take(is_kept.nonzero()[0]))
+                tally.add(table["id"].take(has_text.nonzero()[0]))
     tokens, places = tally.close({stays for row in rows if (stays := _stays_as(row))})
     clusters = _clusters(searched.documents, {row["cluster"] for row in rows if row.get("cluster")})
     statements = _statements(searched.evidence, {each for row in rows for each in row.get("evidence") or ()})
@@ -162,8 +162,8 @@ def _matching(file: pq.ParquetFile, path: Path, criteria: Criteria) -> Iterator[
             yield group, table, is_hit
 
 
-def _sizes(table: pa.Table) -> np.ndarray:
-    """Bytes of text, int64; zeros where the table does not say."""
+def text_bytes(table: pa.Table) -> np.ndarray:
+    """UTF-8 bytes of each document, int64; zeros where the table does not say."""
     import numpy as np
     import pyarrow as pa
     import pyarrow.compute as pc
@@ -173,29 +173,30 @@ def _sizes(table: pa.Table) -> np.ndarray:
     return np.asarray(pc.fill_null(table["bytes"].cast(pa.int64()), 0))
 
 
-def _is_kept(table: pa.Table) -> np.ndarray:
+def is_kept(table: pa.Table) -> np.ndarray:
+    """Which documents have their text in the artifact, bool."""
     import numpy as np
     import pyarrow.compute as pc
 
     if "split" in table.column_names:
-        return np.asarray(pc.is_valid(table["split"]))
+        return np.asarray(pc.is_valid(table["split"]), bool)
     if "drop_reason" in table.column_names:
         return np.asarray(pc.equal(pc.fill_null(pc.list_value_length(table["drop_reason"]), 0), 0), bool)
     return np.ones(len(table), bool)
 
 
-def _is_copy(table: pa.Table) -> np.ndarray:
-    """Which documents were dropped because their text stays elsewhere."""
+def is_copy(table: pa.Table) -> np.ndarray:
+    """Which documents were dropped because their text stays elsewhere, bool."""
     import numpy as np
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    is_copy = np.zeros(len(table), bool)
+    found = np.zeros(len(table), bool)
     if "drop_reason" in table.column_names:
         reasons = table["drop_reason"].combine_chunks()
         among = pc.is_in(pc.list_flatten(reasons), value_set=pa.array(COPY_REASONS))
-        is_copy[np.asarray(pc.list_parent_indices(reasons).filter(among))] = True
-    return is_copy
+        found[np.asarray(pc.list_parent_indices(reasons).filter(among))] = True
+    return found
 
 
 # --------------------------------------------------------------------------- what belongs to a match

@@ -68,7 +68,7 @@ def _tables(folder: Path) -> list[Searched]:
 
 def _behind(store: Store, artifact: Artifact) -> list[Searched]:
     try:
-        lineage = _lineage(store, artifact)
+        lineage = ancestry(store, artifact)
     except InputError:
         # A release answers for itself when what it was made from is gone.
         tables = _tables(artifact.path)
@@ -90,17 +90,22 @@ def _behind(store: Store, artifact: Artifact) -> list[Searched]:
     return sorted(tables, key=lambda each: each.name)
 
 
-def _lineage(store: Store, artifact: Artifact) -> dict[str, Artifact]:
-    """The artifact and everything it was made from, each of them the one that was recorded."""
+def ancestry(store: Store, artifact: Artifact) -> dict[str, Artifact]:
+    """The artifact and everything it was made from, by name, each of them the one that was recorded.
+
+    Raises:
+        InputError: one of them is missing, damaged or not the one that was recorded.
+    """
     found = {artifact.ref: artifact}
     pending = [artifact]
     while pending:
-        for named in records.inputs_of(pending.pop().record):
+        child = pending.pop()
+        for named in records.inputs_of(child.record):
             if named.ref in found:
                 continue
             parent = store.find(named.ref)
             if parent.digest != named.digest:
-                raise InputError(f"{named.ref}: is not the one that {artifact.ref} was made from; restore that one.")
+                raise InputError(f"{named.ref}: is not the one that {child.ref} was made from; restore that one.")
             found[named.ref] = parent
             pending.append(parent)
     return found

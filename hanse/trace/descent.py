@@ -68,7 +68,7 @@ def read(store: Store) -> Descent:
             edges += [Edge(START, holder, True) for holder in holders]
             foreign += [] if holders else [ref]
         parents[ref] = tuple(edges)
-        gaps += _contradictions(artifact)
+        gaps += contradictions(artifact)
         warnings += _own_clock(artifact)
     order, circles = _ordered(parents)
     gaps += [f"records name each other: {' -> '.join(circle)}; one of them was edited." for circle in circles]
@@ -105,8 +105,8 @@ def _doubts_of_parent(
         yield f"{named.ref}: its {RECORD} changed after {artifact.ref} was made from it; restore it."
 
 
-def _contradictions(artifact: Artifact) -> Iterator[str]:
-    """Where a record does not agree with itself: it was edited by hand."""
+def contradictions(artifact: Artifact) -> Iterator[str]:
+    """Where a record does not agree with itself, a sentence each: it was edited by hand."""
     try:
         told = artifact.record["predicate"]["runDetails"]["metadata"].get("hanse_fingerprint")
         subjects = records.subjects_of(artifact.record)
@@ -117,15 +117,15 @@ def _contradictions(artifact: Artifact) -> Iterator[str]:
             yield f"{artifact.ref}: its {RECORD} is about another artifact; restore it."
         elif sha256_text(sums_text(subjects)) != whole:
             yield f"{artifact.ref}: its {RECORD} was edited; the files it names do not add up to its digest."
+        elif None in _times(artifact):
+            yield f"{artifact.ref}: its {RECORD} was edited; it does not say when the step began and ended."
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         yield f"{artifact.ref}: its {RECORD} cannot be read ({type(error).__name__}: {error}); restore it."
 
 
 def _own_clock(artifact: Artifact) -> Iterator[str]:
     started, finished = _times(artifact)
-    if started is None or finished is None:
-        yield f"{artifact.ref}: its record does not say when it was made."
-    elif finished < started:
+    if started is not None and finished is not None and finished < started:
         yield f"{artifact.ref}: finished before it began, by its record; the clock ran backwards."
 
 

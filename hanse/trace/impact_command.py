@@ -7,6 +7,7 @@ import json
 from typing import TYPE_CHECKING
 
 from hanse.errors import InputError
+from hanse.store import criteria
 
 if TYPE_CHECKING:
     from hanse.store.stage import Store
@@ -20,14 +21,9 @@ FIELDS = ("id", "url", "domain", "author", "source", "title", "licence")
 def add_options(parser: argparse.ArgumentParser) -> None:
     """The options of `hanse impact`."""
     wanted = parser.add_argument_group("which documents", "everything given has to hold; or one withdrawal")
-    wanted.add_argument("--id", metavar="ID", help="of the document")
-    wanted.add_argument("--url", metavar="U", help="the beginning of the address")
-    wanted.add_argument("--domain", metavar="D", help="a domain, with those below it")
-    wanted.add_argument("--author", metavar="A", help="part of the author's name")
-    wanted.add_argument("--source", metavar="S", help="name of the source or collection, exactly")
-    wanted.add_argument("--title", metavar="T", help="part of the title")
-    wanted.add_argument("--licence", metavar="L", help="as SPDX, exactly")
+    criteria.add_options(wanted, FIELDS)
     wanted.add_argument("--withdrawal", metavar="ID", help="what a withdrawal covers, or the beginning of its id")
+    wanted.add_argument("--show-names", action="store_true", help="with --withdrawal: personal data too, not hashes")
     parser.add_argument("--copies", action="store_true", help="look for copies too, through the index of `hanse trace`")
     parser.add_argument("--limit", type=int, default=10, metavar="N", help="documents to name (default: 10)")
 
@@ -59,14 +55,15 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _wanted(options: argparse.Namespace, store: Store) -> Wanted:
-    from hanse.store.criteria import Criteria
     from hanse.trace import matching
 
     given = {name: value for name in FIELDS if (value := getattr(options, name)) is not None}
     if options.withdrawal is None:
+        if options.show_names:
+            raise InputError("--show-names: goes with --withdrawal; what is asked for otherwise is named anyway.")
         if not given:
             raise InputError(f"nothing to look for; give one or more of --{', --'.join(FIELDS)}, or --withdrawal.")
-        return matching.by_criteria(Criteria(**given))
+        return matching.by_criteria(criteria.Criteria(**given))
     if given:
         raise InputError(f"--withdrawal: says itself what it covers; leave out --{next(iter(given))}.")
     from hanse.trace import withdrawal
@@ -78,7 +75,7 @@ def _wanted(options: argparse.Namespace, store: Store) -> Wanted:
         what = f"fits several: {named}" if meant else f"no such withdrawal in {store.root}"
         known_ones = "" if meant else f", which holds {named or 'none'}"
         raise InputError(f"--withdrawal {options.withdrawal}: {what}{known_ones}.")
-    return matching.by_withdrawal(meant[0])
+    return matching.by_withdrawal(meant[0], with_names=options.show_names)
 
 
 def _with_copies(store: Store, wanted: Wanted, found: Impact) -> Impact:
@@ -104,5 +101,9 @@ def _with_copies(store: Store, wanted: Wanted, found: Impact) -> Impact:
         )
     except InputError as error:
         return replace(found, gaps=(*found.gaps, *gaps, str(error)))
-    others = tuple(each for each in proposed if not matching.is_meant(each.document, wanted))
+    others = tuple(
+        replace(each, document=matching.as_told(each.document, wanted))
+        for each in proposed
+        if not matching.is_meant(each.document, wanted)
+    )
     return replace(found, copies=others, gaps=(*found.gaps, *gaps))

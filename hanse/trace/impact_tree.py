@@ -149,6 +149,8 @@ def _documents(number: int) -> str:
 
 
 def _document(row: Mapping[str, Any]) -> str:
+    if "hash" in row:
+        return f"hash {row['hash']}  {row.get('licence') or NOT_RECORDED}"
     title = shortened(row["title"], WIDTH) if row.get("title") else "untitled"
     author = f" ({shortened(row['author'], WIDTH)})" if row.get("author") else ""
     parts = [str(row.get("id") or NOT_RECORDED), title + author, str(row.get("licence") or NOT_RECORDED)]
@@ -168,4 +170,5 @@ def _copies(impact: Impact) -> Iterator[str]:
     if len(found) > SHOWN_COPIES:
         yield f"  and {count(len(found) - SHOWN_COPIES)} more; all with --json"
     if found:
-        yield "  a passage in two documents may be a copy, a quotation, or have one source; follow one with --id"
+        how = "--show-names, then --id" if "hash" in found[0].document else "--id"
+        yield f"  a passage in two documents may be a copy, a quotation, or have one source; follow one with {how}"

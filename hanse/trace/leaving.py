@@ -25,6 +25,7 @@ from hanse.errors import InputError
 from hanse.store import record as records
 from hanse.store.criteria import Criteria
 from hanse.store.documents import TABLE
+from hanse.store.query import is_kept
 from hanse.store.stage import Artifact, Store
 from hanse.trace.withdrawal import Withdrawal, hash_of, normalised
 
@@ -261,15 +262,6 @@ def _clusters(matcher: Matcher, read: Iterable[pa.Table]) -> pa.Array:
         if "cluster" in table.column_names:
             found.update(table["cluster"].filter(pa.array(matcher.hits(table))).drop_null().to_pylist())
     return pa.array(sorted(found), pa.string())
-
-
-def is_kept(table: pa.Table) -> np.ndarray:
-    """Rows whose text is in the artifact, bool (rows,)."""
-    if "split" in table.column_names:
-        return np.asarray(pc.is_valid(table["split"]), bool)
-    if "drop_reason" in table.column_names:
-        return np.asarray(pc.equal(pc.fill_null(pc.list_value_length(table["drop_reason"]), 0), 0), bool)
-    return np.ones(len(table), bool)
 
 
 def held(read: Read, withdrawals: Sequence[Withdrawal]) -> dict[str, int]:

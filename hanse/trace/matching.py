@@ -21,11 +21,13 @@ import pyarrow.parquet as pq
 
 from hanse.data.shards import Shards
 from hanse.errors import InputError
+from hanse.store import query
 from hanse.store.criteria import Criteria
 from hanse.store.documents import TABLE
-from hanse.store.query import COPY_REASONS, INDEX, id_words
+from hanse.store.query import INDEX, id_words
 from hanse.store.stage import Artifact
 from hanse.trace import leaving
+from hanse.trace.withdrawal import hash_of
 
 if TYPE_CHECKING:
     from hanse.trace.withdrawal import Withdrawal
@@ -35,6 +37,8 @@ LINES = 10_000  # conversations at a time
 #: What a criterion may look at. A table may lack any of them but those that were asked for.
 COLUMNS = ("id", "author", "title", "domain", "url", "licence", "source", "collection", "language")
 _SHOWN = ("id", "title", "author", "source", "url", "licence", "language", "split", "drop_reason")
+#: What is told of a document of which personal data was withdrawn, beside the hash of its id.
+_NAMELESS = ("language", "licence", "split", "drop_reason")
 _INDEXED = ("id", "language", "source", "split", "offset", "tokens")
 
 
@@ -48,6 +52,7 @@ class Wanted:
         hits: which rows of a table are meant, bool.
         ids: documents that are named outright, and so can be found in shards whose dataset is gone.
         are_all_named: whether nothing else is meant.
+        salt: of a withdrawal of personal data, whose documents are told by salted hashes; empty where they are named.
     """
 
     label: str
@@ -55,6 +60,7 @@ class Wanted:
     hits: Callable[[pa.Table], np.ndarray]
     ids: tuple[str, ...] = ()
     are_all_named: bool = False
+    salt: str = ""
 
 
 def by_criteria(criteria: Criteria) -> Wanted:
@@ -64,15 +70,29 @@ def by_criteria(criteria: Criteria) -> Wanted:
     return Wanted(label, needed, criteria.hits, ids, are_all_named=needed == {"id"} and _are_ids(ids))
 
 
-def by_withdrawal(withdrawal: Withdrawal) -> Wanted:
-    """What a withdrawal covers."""
+def by_withdrawal(withdrawal: Withdrawal, *, with_names: bool = False) -> Wanted:
+    """What a withdrawal covers.
+
+    Args:
+        with_names: whether documents are named although personal data was withdrawn.
+    """
 
     def hits(table: pa.Table) -> np.ndarray:
         return np.asarray(leaving.matches((withdrawal,), table), bool)
 
     # It means whatever fits it, so that its list of documents need not be all.
     label = f"withdrawal {withdrawal.id} ({withdrawal.reason})"
-    return Wanted(label, frozenset({"id"}), hits, tuple(withdrawal.documents))
+    salt = "" if with_names else withdrawal.salt
+    label += ", documents by the salted hashes of their ids; --show-names names them" if salt else ""
+    return Wanted(label, frozenset({"id"}), hits, tuple(withdrawal.documents), salt=salt)
+
+
+def as_told(row: Mapping[str, Any], wanted: Wanted) -> dict[str, Any]:
+    """A document as it may be shown: of withdrawn personal data the hash that the withdrawal has, and no name."""
+    if not wanted.salt:
+        return dict(row)
+    told = {"hash": hash_of(wanted.salt, "documents", str(row.get("id") or ""))}
+    return told | {name: row[name] for name in _NAMELESS if name in row}
 
 
 @dataclass(frozen=True)
@@ -119,8 +139,7 @@ def in_dataset(dataset: Artifact, wanted: Wanted, *, limit: int) -> Held:
         is_hit = wanted.hits(table)
         hits = np.flatnonzero(is_hit)
         if len(hits):
-            is_kept, is_copy = leaving.is_kept(table), _is_copy(table)
-            sizes = _sizes(table)
+            is_kept, is_copy, sizes = query.is_kept(table), query.is_copy(table), query.text_bytes(table)
             documents += len(hits)
             size += int(sizes[hits].sum())
             kept += int((is_kept & is_hit).sum())
@@ -131,7 +150,7 @@ def in_dataset(dataset: Artifact, wanted: Wanted, *, limit: int) -> Held:
                 stand_ins.append(_words(path, table["cluster"].take(hits[is_copy[hits]])))
                 clusters.append(_words(path, table["cluster"].take(hits)))
             rows.append(start + hits)
-            shown += _rows(table, hits[: limit - len(shown)])
+            shown += [as_told(row, wanted) for row in _rows(table, hits[: limit - len(shown)])]
         start += len(table)
     keys, copied = _sorted(own), _sorted(stand_ins)
     others, others_shown = _others(path, _sorted(clusters), _sorted(rows), limit) if clusters else (0, [])
@@ -143,7 +162,7 @@ def in_dataset(dataset: Artifact, wanted: Wanted, *, limit: int) -> Held:
         copies=copies,
         shown=tuple(shown),
         others=others,
-        others_shown=tuple(others_shown),
+        others_shown=tuple(as_told(row, wanted) for row in others_shown),
         keys_D=_sorted([keys, copied]),
         copy_keys_D=np.setdiff1d(copied, keys),
     )
@@ -239,7 +258,7 @@ def in_conversations(conversations: Artifact, wanted: Wanted, *, limit: int) -> 
             if is_hit:
                 places.setdefault(source, []).append(number)
                 if len(shown) < limit:
-                    shown.append({name: row[name] for name in _SHOWN if name in row})
+                    shown.append(as_told({name: row[name] for name in _SHOWN if name in row}, wanted))
     return Spoken({source: tuple(found) for source, found in sorted(places.items())}, tuple(shown))
 
 
@@ -305,22 +324,6 @@ def _among(values: np.ndarray, sorted_keys: np.ndarray) -> np.ndarray:
         return np.zeros(len(values), bool)
     places = np.minimum(np.searchsorted(sorted_keys, values), len(sorted_keys) - 1)
     return np.asarray(sorted_keys[places] == values, bool)
-
-
-def _is_copy(table: pa.Table) -> np.ndarray:
-    """Which documents were dropped because their text stays elsewhere."""
-    is_copy = np.zeros(len(table), bool)
-    if "drop_reason" in table.column_names:
-        reasons = table["drop_reason"].combine_chunks()
-        among = pc.is_in(pc.list_flatten(reasons), value_set=pa.array(COPY_REASONS))
-        is_copy[np.asarray(pc.list_parent_indices(reasons).filter(among))] = True
-    return is_copy
-
-
-def _sizes(table: pa.Table) -> np.ndarray:
-    if "bytes" not in table.column_names:
-        return np.zeros(len(table), np.int64)
-    return np.asarray(pc.fill_null(table["bytes"].cast(pa.int64()), 0))
 
 
 def _rows(table: pa.Table, places: np.ndarray) -> list[dict[str, Any]]:

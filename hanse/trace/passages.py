@@ -12,13 +12,10 @@ reciting it word for word. It says nothing about a paraphrase, or about anyone w
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
-import os
 import unicodedata
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,6 +25,7 @@ import numpy as np
 from hanse.errors import InputError
 from hanse.store import disk
 from hanse.store.layout import MARKER
+from hanse.store.lock import hold
 from hanse.store.stage import Artifact, Store
 from hanse.trace import withdrawal
 from hanse.trace.withdrawal import FOLDER, Withdrawal
@@ -56,7 +54,7 @@ def write(store: Store, withdrawals: Sequence[Withdrawal]) -> Path:
     from hanse.trace import leaving  # a server only opens the file, and needs none of this
 
     place = store.root / FOLDER / FILE
-    with _alone(store.root):
+    with hold(store.root / ".locks" / f"{FILE}.lock", "writing the output filter", waits=True):
         before = Filter.open(place).hashes if place.exists() else np.zeros(0, np.uint64)
         found = [before, *(hashes for each in leaving.artifacts(store) for hashes in _of_artifact(each, withdrawals))]
         content = _content(np.unique(np.concatenate(found)), [each.digest for each in withdrawals])
@@ -227,11 +225,12 @@ def of_model(folder: Path, given: Path | None) -> Filter | None:
 def _of_artifact(artifact: Artifact, withdrawals: Sequence[Withdrawal]) -> Iterator[np.ndarray]:
     import pyarrow as pa
 
+    from hanse.store.query import is_kept
     from hanse.trace import leaving
 
     ids: set[str] = set()
     for table, mask in leaving.meant(partial(leaving.tables, artifact), withdrawals):
-        ids.update(table["id"].filter(pa.array(mask & leaving.is_kept(table))).to_pylist())
+        ids.update(table["id"].filter(pa.array(mask & is_kept(table))).to_pylist())
     if not ids:
         return
     folding = Folding()
@@ -280,19 +279,3 @@ def _content(hashes: np.ndarray, digests: Sequence[str]) -> bytes:
     }  # fmt: skip
     line = json.dumps(head).encode() + b"\n"
     return line + b" " * (-len(line) % 8) + payload
-
-
-@contextmanager
-def _alone(root: Path) -> Iterator[None]:
-    """Wait until no other process writes the filter of this store."""
-    path = root / ".locks" / f"{FILE}.lock"
-    try:
-        path.parent.mkdir(exist_ok=True)
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be locked ({error.strerror}).") from None
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)

@@ -84,7 +84,7 @@ def in_pretraining(model: Artifact, shards: Artifact, rows: pa.Table) -> Seen:
         mixture = Mixture.of(opened, settings)
         _require_mixture(model, mixture)
         _require_facts(model, steps=settings.steps, tokens=settings.tokens)
-        dropped, notes = _dropped(model)
+        dropped, notes = dropped_steps(model)
         course = _course(model, settings.ramp, settings.sequence_length, dropped)
     except (InputError, _Contradiction) as error:
         return Seen(shards.ref, why=str(error))
@@ -143,14 +143,14 @@ def _in_rows(model: Artifact, conversations: Artifact, settings: Tune, seed: int
     rendered = render_all(Tokenizer.load(model.path).hf, [row["messages"] for row in lines])
     length, batch_rows = settings.sequence_length, settings.batch_tokens // settings.sequence_length
     packed = PackedConversations(rendered, Packing(length, batch_rows, (range(batch_rows),), settings.epochs, seed))
-    used = [number for number, each in enumerate(rendered) if _is_used(each, length)]
+    used = [number for number, each in enumerate(rendered) if is_used(each, length)]
     if len(used) != packed.conversations or model.facts.get("conversations") not in (None, len(used)):
         raise _Contradiction(
             f"{len(used)} of the conversations can be used, but its {RECORD} says {model.facts.get('conversations')}"
         )
     _require_facts(model, steps=packed.steps, tokens=packed.steps * batch_rows * length)
     ramp = Ramp.of(batch_rows, total_rows=packed.steps * batch_rows, share=0.0)
-    dropped, notes = _dropped(model)
+    dropped, notes = dropped_steps(model)
     course = _course(model, ramp, length, dropped)
     places = {number: place for place, number in enumerate(used)}
     tokens = {places[number]: len(rendered[number].ids) - 1 for number in wanted if number in places}
@@ -171,8 +171,8 @@ def _in_rows(model: Artifact, conversations: Artifact, settings: Tune, seed: int
     )
 
 
-def _is_used(conversation: Rendered, length: int) -> bool:
-    """As `PackedConversations` decides; the counts are compared, so the two cannot drift apart unseen."""
+def is_used(conversation: Rendered, length: int) -> bool:
+    """As `PackedConversations` decides; who asks compares the counts, so the two cannot drift apart unseen."""
     return len(conversation.ids) - 1 <= length and any(conversation.is_assistant[1:])
 
 
@@ -221,7 +221,7 @@ def _course(model: Artifact, ramp: Ramp, sequence_length: int, dropped: set[int]
         raise _Contradiction(f"its {RECORD} contradicts itself: {error}") from None
 
 
-def _dropped(model: Artifact) -> tuple[set[int], list[str]]:
+def dropped_steps(model: Artifact) -> tuple[set[int], list[str]]:
     """Steps, from 0, that the guard dropped, so that they moved nothing; and a note where the record cannot say."""
     count = int(model.facts.get("skipped") or 0)
     if not count:

@@ -245,13 +245,13 @@ def _mapped(file: BinaryIO) -> mmap.mmap:
 def _reader(table: mmap.mmap, width: int) -> Callable[[int], int]:
     """A function that gives one entry of the table."""
     if width in _WORDS and sys.byteorder == "little":
-        return memoryview(table).cast(_WORDS[width]).__getitem__  # type: ignore[call-overload, no-any-return]
+        return memoryview(table).cast(_WORDS[width]).__getitem__  # type: ignore[call-overload]
     return lambda rank: int.from_bytes(table[rank * width : rank * width + width], "little")
 
 
 def _words(content: mmap.mmap, word: str, width: int) -> Sequence[int]:
     if sys.byteorder == "little":
-        return memoryview(content).cast(word)  # type: ignore[call-overload, no-any-return]
+        return memoryview(content).cast(word)  # type: ignore[call-overload]
     return [int.from_bytes(content[at : at + width], "little") for at in range(0, len(content), width)]
 
 

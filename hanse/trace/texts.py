@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hanse.errors import InputError
-from hanse.store import record as records
 from hanse.store.documents import TABLE, count_documents
 from hanse.store.stage import Artifact, Store
+from hanse.store.tables import ancestry
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -35,18 +35,7 @@ def behind(store: Store, what: Artifact) -> list[Artifact]:
     Raises:
         InputError: there are none, or an ancestor is missing, damaged or not the one that was recorded.
     """
-    found = {what.ref: what}
-    pending = [what]
-    while pending:
-        child = pending.pop()
-        for named in records.inputs_of(child.record):
-            if named.ref in found:
-                continue
-            parent = store.find(named.ref)
-            if parent.digest != named.digest:
-                raise InputError(f"{named.ref}: is not the one that {child.ref} was made from; restore that one.")
-            found[named.ref] = parent
-            pending.append(parent)
+    found = ancestry(store, what)
     texts = [found[ref] for ref in sorted(found) if found[ref].kind in KINDS]
     if not texts:
         raise InputError(f"{what.ref}: has no text behind it; name a dataset, conversations or what was made of them.")

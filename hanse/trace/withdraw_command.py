@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hanse.errors import InputError
+from hanse.store.criteria import add_options as add_criteria
 from hanse.trace import withdrawal as withdrawals
 from hanse.trace.withdrawal import FIELDS, REASONS, REQUESTERS, Withdrawal
 
@@ -21,16 +22,6 @@ if TYPE_CHECKING:
 
 SHOWN = 10  # documents of an artifact, and copies
 _COLUMNS = ("language", "title", "author", "url", "source", "collection", "file", "line", "bytes")
-_HELP = {
-    "id": ("ID", "of one document"),
-    "url": ("U", "the beginning of the address"),
-    "domain": ("D", "a domain, with those below it"),
-    "author": ("A", "part of the author's name"),
-    "title": ("T", "part of the title"),
-    "source": ("S", "name of the source or collection, exactly"),
-    "licence": ("L", "as SPDX, exactly"),
-    "language": ("XX", "ISO 639-1 code"),
-}
 
 
 @dataclass
@@ -60,9 +51,7 @@ class Meant:
 def add_options(parser: argparse.ArgumentParser) -> None:
     """The options of `hanse withdraw`."""
     what = parser.add_argument_group("what", "all that is given has to hold")
-    for name in FIELDS:
-        metavar, text = _HELP[name]
-        what.add_argument(f"--{name}", metavar=metavar, help=text)
+    add_criteria(what, FIELDS)
     what.add_argument("--future", action="store_true", help="record it although nothing matches yet")
     what.add_argument("--copies", action="store_true", help="look for the same passages in other documents, by index")
     what.add_argument("--with-copies", action="store_true", help="withdraw the copies that are shown too")
@@ -116,9 +105,11 @@ def run(options: argparse.Namespace) -> int:
     if not any(each.documents for each in found) and not options.future:
         raise InputError(_nothing(store, found, criteria))
     copies = _proposed(store, found) if options.copies else []
-    told = _told(found, copies)
+    # Who has said yes already needs no names on a screen or in a log.
+    is_nameless = asked.is_personal and not options.dry_run and (options.yes or options.json)
+    told = _told(found, copies, is_nameless=is_nameless)
     if not options.json:
-        _show(found, copies, has_copies=options.with_copies)
+        _show(found, copies, has_copies=options.with_copies, is_nameless=is_nameless)
     if options.dry_run:
         return _report({}, options, told)
     if not options.yes and not _agreed(options, found):
@@ -154,6 +145,7 @@ def _in(artifact: Artifact, asked: Withdrawal) -> Meant:
     import pyarrow as pa
     import pyarrow.compute as pc
 
+    from hanse.store.query import is_kept
     from hanse.trace import leaving
 
     found = Meant(artifact.ref)
@@ -162,7 +154,7 @@ def _in(artifact: Artifact, asked: Withdrawal) -> Meant:
     for table, mask in leaving.meant(read, [asked], _COLUMNS):
         if not mask.any():
             continue
-        rows, kept = table.filter(pa.array(mask)), table.filter(pa.array(mask & leaving.is_kept(table)))
+        rows, kept = table.filter(pa.array(mask)), table.filter(pa.array(mask & is_kept(table)))
         found.documents += len(rows)
         found.kept += len(kept)
         found.bytes += (pc.sum(kept["bytes"]).as_py() or 0) if "bytes" in kept.column_names else 0
@@ -244,7 +236,18 @@ def _effects(store: Store, key: Path | None) -> dict[str, Any]:
 # --------------------------------------------------------------------------- telling
 
 
-def _told(found: Sequence[Meant], copies: Sequence[Copy]) -> dict[str, Any]:
+def _told(found: Sequence[Meant], copies: Sequence[Copy], *, is_nameless: bool) -> dict[str, Any]:
+    if is_nameless:
+        return {
+            "found": [
+                {
+                    "artifact": each.ref, "documents": each.documents, "kept": each.kept, "bytes": each.bytes,
+                    "near_copies": len(each.near),
+                }
+                for each in found if each.documents
+            ],
+            "copies": len(copies),
+        }  # fmt: skip
     return {
         "found": [
             {
@@ -259,7 +262,7 @@ def _told(found: Sequence[Meant], copies: Sequence[Copy]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _show(found: Sequence[Meant], copies: Sequence[Copy], *, has_copies: bool) -> None:
+def _show(found: Sequence[Meant], copies: Sequence[Copy], *, has_copies: bool, is_nameless: bool) -> None:
     from hanse.report.plain import size
 
     for each in found:
@@ -268,6 +271,8 @@ def _show(found: Sequence[Meant], copies: Sequence[Copy], *, has_copies: bool) -
         print(
             f"{each.ref}: {_documents(each.documents)}, {each.kept} kept" + (f", {size(each.bytes)}" * (each.bytes > 0))
         )
+        if is_nameless:
+            continue
         for row in each.shown:
             print(f"  {_line(row)}")
         if each.documents > len(each.shown):
@@ -276,9 +281,11 @@ def _show(found: Sequence[Meant], copies: Sequence[Copy], *, has_copies: bool) -
             print(f"  near-copy  {_line(row)}")
         if len(each.near) > SHOWN:
             print(f"  and {len(each.near) - SHOWN} more near-copies")
-    for copy in copies[:SHOWN]:
+    if is_nameless:
+        print("personal data: no document is named; --dry-run names them")
+    for copy in () if is_nameless else copies[:SHOWN]:
         print(f"{copy.artifact}: shares {copy.passages} passages: {_line(copy.document)}")
-    if len(copies) > SHOWN:
+    if len(copies) > SHOWN and not is_nameless:
         print(f"and {len(copies) - SHOWN} more that share passages; all of them with --json")
     if (copies or any(each.near for each in found)) and not has_copies:
         print(

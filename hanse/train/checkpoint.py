@@ -37,6 +37,8 @@ from hanse.train.optimizer import Optimizer
 KEEP = 2  # the newest and the one before, should the newest be damaged
 PARTIAL = ".partial-"
 STATE = "state.json"
+SHAPES = "shapes"
+MOST_DIFFERENCES = 4  # that a refusal names
 
 
 @dataclass(frozen=True)
@@ -50,19 +52,21 @@ class Checkpoint:
 def fingerprint(model: nn.Module, identity: Mapping[str, object]) -> str:
     """What a checkpoint must agree on to be continued: the model's tensors by name and shape, and `identity`.
 
+    It is readable, so that a refusal can say what differs.
+
     Args:
         model: its parameters and persistent buffers; how they are sharded makes no difference.
         identity: whatever else makes the run what it is (data digest, settings, steps); JSON values only.
 
     Returns:
-        SHA-256, hexadecimal.
+        JSON: `identity`, and the SHA-256 of names and shapes.
 
     Raises:
         TypeError: `identity` holds something without a stable text form.
         ValueError: `identity` holds a number that is not finite.
     """
     shapes = {name: list(tensor.shape) for name, tensor in _model_tensors(model).items()}
-    return sha256_text(canonical_json({"shapes": shapes, "identity": identity}))
+    return canonical_json({SHAPES: sha256_text(canonical_json(shapes)), **identity})
 
 
 class Checkpoints:
@@ -93,7 +97,7 @@ class Checkpoints:
         self._pending: tuple[Future[dict[str, str]], dict[str, Any]] | None = None
 
     def save(self, state: Mapping[str, Any]) -> None:
-        """Write `step-N` for `state["step"]`, then delete all but the newest `KEEP` and the milestones.
+        """Write `step-N` for `state["step"]`, then delete what is too old: see `_superfluous`.
 
         Args:
             state: JSON values; at least "step" and "fingerprint".
@@ -160,9 +164,10 @@ class Checkpoints:
                 continue
             state = json.loads((path / STATE).read_text(encoding="utf-8"))
             if state["fingerprint"] != expected_fingerprint:
+                difference = differing(state["fingerprint"], expected_fingerprint)
                 raise InputError(
-                    f"{path}: was made with another model, other data or other settings; continue with those, "
-                    f"or delete {self.folder} to start again."
+                    f"{path}: was made with {difference}; continue with what it was made with, or delete {self.folder} "
+                    "to start again."
                 )
             return Checkpoint(path, state)
         return None
@@ -248,8 +253,19 @@ class Checkpoints:
         _remove(self.folder / name)  # one of this step is here only if it was found damaged
         os.rename(partial, self.folder / name)
         fsync_folder(self.folder)
-        for old in [path for path in _newest_first(self.folder) if _step(path) not in self.milestones][KEEP:]:
+        for old in self._superfluous(state):
             _remove(old)
+
+    def _superfluous(self, state: Mapping[str, Any]) -> list[Path]:
+        """All but the newest `KEEP`, the milestones, and the newest from before the bad steps that the guard counts.
+
+        It is that one that the run may have to go back to.
+        """
+        guard = state.get("guard", {})
+        calm_step = state["step"] - max(guard.get("failures_in_row", 0), guard.get("high_in_row", 0))
+        found = [path for path in _newest_first(self.folder) if _step(path) not in self.milestones]
+        calm = next((path for path in found if _step(path) <= calm_step), None)
+        return [path for path in found[KEEP:] if path != calm]
 
     def _damage(self, path: Path) -> str:
         """What is wrong with this rank's share of a checkpoint's files, or "" for nothing."""
@@ -293,6 +309,36 @@ def _model_tensors(model: nn.Module) -> dict[str, Tensor]:
             seen.add(id(tensor))
             tensors[name] = tensor.detach()
     return tensors
+
+
+def differing(was: str, now: str) -> str:
+    """What two fingerprints disagree on, in words: data and model first, a few of the rest, and how many more."""
+    try:
+        old, new = json.loads(was), json.loads(now)
+        words = list(_differences(old, new))
+    except (ValueError, AttributeError):  # of an older version
+        words = []
+    more = [f"{len(words) - MOST_DIFFERENCES} more"] if len(words) > MOST_DIFFERENCES else []
+    return ", ".join(words[:MOST_DIFFERENCES] + more) or "another model, other data or other settings"
+
+
+def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[str]:
+    spoken = {
+        SHAPES: "a model of other shapes",
+        "data": "other data",
+        "model": "another model",
+        "start": "another start",
+    }
+    for name in sorted({*old, *new}, key=lambda key: (key not in spoken, key)):
+        was, now = old.get(name), new.get(name)
+        if was == now:
+            continue
+        if name in spoken:
+            yield spoken[name]
+        elif isinstance(was, dict) and isinstance(now, dict):
+            yield from _differences(was, now)
+        else:
+            yield f"{name} {json.dumps(was)} instead of {json.dumps(now)}"
 
 
 def _quietly(call: Any, *arguments: Any, **options: Any) -> Any:

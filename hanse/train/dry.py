@@ -11,11 +11,13 @@ from collections.abc import Callable, Sequence
 from typing import Literal
 
 import torch
+from torch import Tensor
 
 from hanse.data.loader import Batch
 from hanse.errors import InputError
-from hanse.parallel.ranks import Ranks
+from hanse.parallel.ranks import Ranks, is_lost_peer
 from hanse.parallel.shard import Placed
+from hanse.train.room import is_out_of_memory
 
 # "auto" compiles where more is left than this: 26 s for a small model on a CPU, minutes for a large one on a GPU.
 PAYS_AFTER_SECONDS = 1200
@@ -51,7 +53,7 @@ def run(
         Whether blocks run compiled.
 
     Raises:
-        InputError: the batch does not fit into memory, or holds tokens that the model does not know.
+        InputError: the batch holds tokens that the model does not know; or blocks fail to compile on one of many ranks.
     """
     model = placed.objective.model
     buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
@@ -78,15 +80,6 @@ def run(
             f"training: the data holds token ids that the model's vocabulary lacks ({error}); tokenise it again with "
             "the tokenizer of this model."
         ) from error
-    except (MemoryError, RuntimeError) as error:
-        if not _is_out_of_memory(error):
-            raise
-        size = batches[0].tokens_BT.numel()
-        asked = str(error).split(". If ", 1)[0].strip()
-        raise InputError(
-            f"training: a micro-batch of {size:,} tokens does not fit into memory ({asked}); set micro_batch_tokens "
-            "lower, add --recompute, or use more ranks."
-        ) from error
     finally:
         zero_grad()
         with torch.no_grad():
@@ -96,26 +89,48 @@ def run(
 
 def _compile(placed: Placed, once: Callable[[], float], ranks: Ranks, *, must_be_faster: bool) -> None:
     """Switch compilation on, unless it fails or, where that is asked for, is no faster."""
+    if ranks.size > 1 and (complaints := [text for text in ranks.gather(_complaint(ranks)) if text]):
+        if ranks.is_first:
+            _go_on_without(complaints[0])
+        return
     plain = min(once() for _ in range(TRIALS)) if must_be_faster else 0.0
     placed.compiled.is_on = True
     try:
         once()
     except Exception as error:  # a compiler fails in as many ways as it has parts
-        if _is_out_of_memory(error) or ranks.size > 1:  # the other ranks are in the middle of an exchange
+        if is_out_of_memory(error) or is_lost_peer(error):
             raise
+        if ranks.size > 1:  # the others are in the middle of an exchange: there is no way back for all
+            raise InputError(
+                f"training: torch.compile failed on rank {ranks.rank} ({_reason(error)}); set compile = false."
+            ) from error
         placed.compiled.is_on = False
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        warnings.warn(f"torch.compile failed, training goes on without it: {reason}", stacklevel=4)
+        _go_on_without(_reason(error))
         return
     if must_be_faster:
         placed.compiled.is_on = ranks.broadcast(_is_faster(min(once() for _ in range(TRIALS)), plain))
 
 
+def _complaint(ranks: Ranks) -> str:
+    """Why nothing can be compiled here, or "". Tried on a small product before ranks depend on one another."""
+    try:
+        torch.compile(_small)(torch.ones(4, 4, device=ranks.device))
+    except Exception as error:  # as above
+        return f"rank {ranks.rank}: {_reason(error)}"
+    return ""
+
+
+def _small(matrix: Tensor) -> Tensor:
+    return torch.relu(matrix @ matrix + 1)
+
+
+def _go_on_without(reason: str) -> None:
+    warnings.warn(f"torch.compile failed, training goes on without it: {reason}", stacklevel=6)
+
+
+def _reason(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
 def _is_faster(compiled_seconds: float, plain_seconds: float) -> bool:
     return compiled_seconds < plain_seconds
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    text = str(error)
-    is_reported = "can't allocate memory" in text or "not enough memory" in text
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or is_reported

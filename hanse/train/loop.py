@@ -11,7 +11,7 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -32,10 +32,84 @@ from hanse.train.guard import Guard, StopSignals
 from hanse.train.metrics import MetricsLog, ProgressReport, Summary, aligned
 from hanse.train.optimizer import Optimizer, assign, table
 from hanse.train.schedule import warmup_stable_decay
-from hanse.train.step import Outcome, Settings, Step, mtp_weight_of
+from hanse.train.step import Outcome, Settings, Step, mtp_weight_at
 from hanse.train.tally import Tally, layout, resume, roll_back
 
 METRICS = "metrics.jsonl"
+
+
+@dataclass(frozen=True)
+class Course:
+    """What was asked for: how far a run goes, and what each step of it takes.
+
+    Attributes:
+        batch_at, settings, steps, label, checkpoint_steps: see `train`.
+    """
+
+    batch_at: Callable[[int], Sequence[Batch]]
+    settings: Settings
+    steps: int
+    label: str
+    checkpoint_steps: int | None
+
+    def batches(self, tally: Tally) -> Sequence[Batch]:
+        """This rank's micro-batches of the next step."""
+        return self.batch_at(tally.data_step(self.steps))
+
+    def rate_factor(self, step: int) -> float:
+        """What all rates are multiplied by."""
+        return warmup_stable_decay(
+            step, self.steps, warmup_share=self.settings.warmup_share, decay_share=self.settings.decay_share
+        )
+
+    def mtp_weight(self, step: int) -> float:
+        """Of the multi-token loss."""
+        return mtp_weight_at(self.settings, step, steps=self.steps)
+
+    def is_save_due(self, step: int, saved_at: float) -> bool:
+        """Whether to save after this many steps, the last time being `saved_at` (seconds of `time.monotonic`)."""
+        if self.checkpoint_steps:
+            return step % self.checkpoint_steps == 0
+        return time.monotonic() - saved_at >= self.settings.checkpoint_seconds
+
+
+@dataclass(frozen=True)
+class Books:
+    """Where a run leaves what it did: checkpoints, a line a step, progress for the person; and what it used."""
+
+    checkpoints: Checkpoints
+    log: MetricsLog
+    report: ProgressReport
+    meter: EnergyMeter
+
+
+@dataclass(frozen=True)
+class Taken:
+    """A step that was computed, whether or not it moved the weights.
+
+    Attributes:
+        outcome: loss and tokens, of all ranks.
+        gradient_norm: before it was clipped.
+        dropped: why the weights were not moved, or "".
+        loads: of each layer's experts.
+        learning_rate: of this step.
+        has_mtp: whether the multi-token loss took part.
+        pairs: (query, key) pairs inside documents, of this rank.
+        seconds: wall time.
+    """
+
+    outcome: Outcome
+    gradient_norm: float
+    dropped: str
+    loads: Sequence[RouterLoad]
+    learning_rate: float
+    has_mtp: bool
+    pairs: int
+    seconds: float
+
+    @property
+    def tokens_per_second(self) -> float:
+        return self.outcome.tokens / self.seconds
 
 
 def train(
@@ -92,139 +166,157 @@ def train(
     checkpoints = Checkpoints(
         scratch, model, optimizer, ranks, milestones=kept, is_asynchronous=runtime.device.type == "cuda"
     )
-    tally = Tally(
+    fresh = Tally(
         fingerprint(model, {**identity, "steps": steps}), runtime.threads, layout(ranks), pairs=0, energy_wh=0.0
     )
-    tally = resume(checkpoints, runtime, tally)
+    tally = resume(checkpoints, runtime, fresh)
+    course = Course(batch_at, settings, steps, label, checkpoint_steps)
     step_once = Step(placed.objective, optimizer, settings, runtime, ranks)
-    mtp_weight = mtp_weight_of(settings, steps)
+    seen_by = console if ranks.is_first else Console(quiet=True)
 
     with (
         StopSignals() as stop,
-        ProgressReport(
-            steps, done=tally.step, label=label, console=console if ranks.is_first else Console(quiet=True)
-        ) as report,
+        ProgressReport(steps, done=tally.step, label=label, console=seen_by) as report,
         EnergyMeter(runtime.device, ranks=ranks.size) as meter,
     ):
         for line in aligned(table(optimizer.groups)) if tally.step == 0 else [f"continuing after step {tally.step}"]:
             report.say(line)
         if tally.step < steps:
-            batches = batch_at(tally.data_step(steps))
-            try_once = partial(step_once.forward_backward, mtp_weight=mtp_weight(tally.step))
-            is_compiled = dry.run(
-                placed, batches[:1], try_once, optimizer.zero_grad, ranks=ranks,
-                wanted=settings.compile, chosen=tally.compiled, batches_left=len(batches) * (steps - tally.step),
-            )  # fmt: skip
-            tally = replace(tally, compiled=is_compiled)
-        guard = Guard(**tally.guard)
+            tally = _dry_batch(placed, course, step_once, tally)
         log = MetricsLog(scratch / METRICS if ranks.is_first else None, keep_steps=tally.step)
-        saved_at = time.monotonic()
-        while tally.step < steps:
-            began = time.perf_counter()
-            factor = warmup_stable_decay(
-                tally.step, steps, warmup_share=settings.warmup_share, decay_share=settings.decay_share
-            )
-            batches, weight = batch_at(tally.data_step(steps)), mtp_weight(tally.step)
-            outcome = step_once.forward_backward(batches, step=tally.step, mtp_weight=weight)
-            norm = step_once.clip()
-            dropped = guard.verdict(tally.step, loss=outcome.loss, gradient_norm=norm)
-            if guard.trouble:
-                used = tally.energy_wh  # what it took to get here is spent, whatever comes of it
-                tally = replace(roll_back(checkpoints, tally, guard, report.say), energy_wh=used)
-                guard = Guard(**tally.guard)
-                step_once.discard()
-                log.cut(tally.step)
-                continue
-            loads = step_once.move(0.0 if dropped else factor)
-            runtime.synchronize()
-            seconds = time.perf_counter() - began
-
-            tally = _advance(tally, outcome, seconds, guard, has_mtp=weight > 0)
-            rate = settings.learning_rate * factor
-            log.write(
-                _row(tally, outcome, seconds=seconds, learning_rate=rate, norm=norm, loads=loads, dropped=dropped)
-            )
-            report.update(tally.step, loss=outcome.loss, tokens_per_second=outcome.tokens / seconds)
-
-            is_due = ranks.is_first and _is_due(tally.step, saved_at, settings, checkpoint_steps)
-            seen = sum(attended_pairs(batch.documents_BT.cpu().numpy()) for batch in batches)
-            *wishes, pairs, used_wh = ranks.sum(is_due, stop.is_requested, seen, meter.lap())
-            is_due, is_stopping = (number > 0 for number in wishes)
-            tally = tally.plus(int(pairs), used_wh)
-            checkpoints.poll()
-            if is_due or is_stopping or tally.step == steps or tally.step in kept:
-                checkpoints.save(asdict(tally))
-                saved_at = time.monotonic()
-            if is_stopping:
-                checkpoints.finish()
-                log.close()
-                raise Interrupted(f"{label}: stopped after step {tally.step} of {steps}; everything is saved.")
-        checkpoints.finish()
+        tally = _all_steps(course, step_once, tally, Books(checkpoints, log, report, meter), stop)
     log.close(copy_to=run if ranks.is_first else None)
     checkpoints.move_milestones(run)
     model.eval()
-    return _summary(tally, log.rows, batch_at, model, runtime, ranks, meter)
+    return _summary(tally, log.rows, course, step_once, meter)
 
 
-def _is_due(step: int, saved_at: float, settings: Settings, checkpoint_steps: int | None) -> bool:
-    if checkpoint_steps:
-        return step % checkpoint_steps == 0
-    return time.monotonic() - saved_at >= settings.checkpoint_seconds
+def _dry_batch(placed: Placed, course: Course, step_once: Step, tally: Tally) -> Tally:
+    """Run the first micro-batch without learning from it, and note whether blocks run compiled."""
+    batches = course.batches(tally)
+    try_once = partial(step_once.forward_backward, mtp_weight=course.mtp_weight(tally.step))
+    is_compiled = dry.run(
+        placed, batches[:1], try_once, step_once.optimizer.zero_grad, ranks=step_once.ranks,
+        wanted=course.settings.compile, chosen=tally.compiled, batches_left=len(batches) * (course.steps - tally.step),
+    )  # fmt: skip
+    return replace(tally, compiled=is_compiled)
 
 
-def _advance(tally: Tally, outcome: Outcome, seconds: float, guard: Guard, *, has_mtp: bool) -> Tally:
+def _all_steps(course: Course, step_once: Step, tally: Tally, books: Books, stop: StopSignals) -> Tally:
+    """Step after step to the last; the checkpoints are on disk then.
+
+    Raises:
+        Interrupted: see `train`.
+    """
+    ranks, checkpoints = step_once.ranks, books.checkpoints
+    guard = Guard(**tally.guard)
+    saved_at = time.monotonic()
+    while tally.step < course.steps:
+        taken = _one_step(course, step_once, tally, guard)
+        if taken is None:
+            tally = _go_back(step_once, tally, books, guard)
+            guard = Guard(**tally.guard)
+            continue
+        tally = _advance(tally, taken, guard)
+        books.log.write(_row(tally, taken))
+        books.report.update(tally.step, loss=taken.outcome.loss, tokens_per_second=taken.tokens_per_second)
+
+        is_due = ranks.is_first and course.is_save_due(tally.step, saved_at)
+        *wishes, pairs, used_wh = ranks.sum(is_due, stop.is_requested, taken.pairs, books.meter.lap())
+        is_due, is_stopping = (number > 0 for number in wishes)
+        tally = tally.plus(int(pairs), used_wh)
+        checkpoints.poll()
+        if is_due or is_stopping or tally.step == course.steps or tally.step in checkpoints.milestones:
+            checkpoints.save(asdict(tally))
+            saved_at = time.monotonic()
+        if is_stopping:
+            checkpoints.finish()
+            books.log.close()
+            raise Interrupted(
+                f"{course.label}: stopped after step {tally.step} of {course.steps}; everything is saved."
+            )
+    checkpoints.finish()
+    return tally
+
+
+def _one_step(course: Course, step_once: Step, tally: Tally, guard: Guard) -> Taken | None:
+    """The next step; None, and nothing moved, where the guard sees `trouble`."""
+    began = time.perf_counter()
+    factor, mtp_weight = course.rate_factor(tally.step), course.mtp_weight(tally.step)
+    batches = course.batches(tally)
+    outcome = step_once.forward_backward(batches, step=tally.step, mtp_weight=mtp_weight)
+    norm = step_once.clip()
+    dropped = guard.verdict(tally.step, loss=outcome.loss, gradient_norm=norm)
+    if guard.trouble:
+        return None
+    loads = step_once.move(0.0 if dropped else factor)
+    step_once.runtime.synchronize()
+    seconds = time.perf_counter() - began
+    return Taken(
+        outcome=outcome,
+        gradient_norm=norm,
+        dropped=dropped,
+        loads=loads,
+        learning_rate=course.settings.learning_rate * factor,
+        has_mtp=mtp_weight > 0,
+        pairs=sum(attended_pairs(batch.documents_BT.cpu().numpy()) for batch in batches),
+        seconds=seconds,
+    )
+
+
+def _go_back(step_once: Step, tally: Tally, books: Books, guard: Guard) -> Tally:
+    """To the checkpoint before the trouble, and on with later data."""
+    back = roll_back(books.checkpoints, tally, guard, books.report.say)
+    step_once.discard()
+    books.log.cut(back.step)
+    return replace(back, energy_wh=tally.energy_wh)  # what it took to get here is spent, whatever comes of it
+
+
+def _advance(tally: Tally, taken: Taken, guard: Guard) -> Tally:
+    tokens, counted_tokens = taken.outcome.tokens, taken.outcome.counted_tokens
     return replace(
         tally,
         step=tally.step + 1,
-        tokens=tally.tokens + outcome.tokens,
-        counted_tokens=tally.counted_tokens + outcome.counted_tokens,
-        mtp_tokens=tally.mtp_tokens + outcome.tokens * has_mtp,
-        mtp_counted_tokens=tally.mtp_counted_tokens + outcome.counted_tokens * has_mtp,
-        seconds=tally.seconds + seconds,
+        tokens=tally.tokens + tokens,
+        counted_tokens=tally.counted_tokens + counted_tokens,
+        mtp_tokens=tally.mtp_tokens + tokens * taken.has_mtp,
+        mtp_counted_tokens=tally.mtp_counted_tokens + counted_tokens * taken.has_mtp,
+        seconds=tally.seconds + taken.seconds,
         guard=guard.state(),
     )
 
 
-def _row(
-    tally: Tally,
-    outcome: Outcome,
-    seconds: float,
-    learning_rate: float,
-    norm: float,
-    loads: Sequence[RouterLoad],
-    dropped: str,
-) -> dict[str, Any]:
+def _row(tally: Tally, taken: Taken) -> dict[str, Any]:
     """One line of metrics.jsonl."""
     row: dict[str, Any] = {
         "step": tally.step,
         "tokens": tally.tokens,
-        "loss": _finite(outcome.loss),
-        "learning_rate": learning_rate,
-        "grad_norm": _finite(norm),
-        "tokens_per_second": outcome.tokens / seconds,
+        "loss": _finite(taken.outcome.loss),
+        "learning_rate": taken.learning_rate,
+        "grad_norm": _finite(taken.gradient_norm),
+        "tokens_per_second": taken.tokens_per_second,
         "seconds": tally.seconds,
     }
-    if loads:
-        row["expert_load_max"] = 1 + max(load.violation for load in loads)  # 1 is an even share
-        row["experts_idle"] = sum(load.idle for load in loads)
-    if dropped:
-        row["skipped"] = dropped
+    if taken.loads:
+        row["expert_load_max"] = 1 + max(load.violation for load in taken.loads)  # 1 is an even share
+        row["experts_idle"] = sum(load.idle for load in taken.loads)
+    if taken.dropped:
+        row["skipped"] = taken.dropped
     return row
 
 
 def _summary(
     tally: Tally,
     rows: Sequence[Mapping[str, Any]],
-    batch_at: Callable[[int], Sequence[Batch]],
-    model: Transformer,
-    runtime: Runtime,
-    ranks: Ranks,
+    course: Course,
+    step_once: Step,
     meter: EnergyMeter,
 ) -> Summary:
+    ranks = step_once.ranks
     losses = [row["loss"] for row in rows if row["loss"] is not None]
     share = max(1, len(losses) // 50)
-    work = _work(tally, batch_at(0)[0].tokens_BT.shape[1])
-    operations = training(model.config, work)
+    work = _work(tally, course.batch_at(0)[0].tokens_BT.shape[1])
+    operations = training(step_once.objective.model.config, work)
     is_measured = not ranks.any(not meter.is_readable)
     return Summary(
         steps=tally.step,
@@ -241,7 +333,7 @@ def _summary(
         mtp_counted_tokens=work.mtp_counted_tokens,
         energy_wh=tally.energy_wh if is_measured else None,
         energy_method="; ".join(dict.fromkeys(ranks.gather(meter.method))),
-        peak_memory_bytes=max(ranks.gather(runtime.peak_memory_bytes())),
+        peak_memory_bytes=max(ranks.gather(step_once.runtime.peak_memory_bytes())),
         skipped=int(tally.guard.get("skipped", 0)),
         rollbacks=tally.rollbacks,
     )

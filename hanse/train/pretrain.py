@@ -15,14 +15,16 @@ from hanse.data.shards import Shards
 from hanse.data.tokenizer import FILES, Tokenizer
 from hanse.model import hf
 from hanse.model.transformer import Transformer
-from hanse.parallel.ranks import Ranks, micro_batches
+from hanse.parallel.ranks import Ranks
 from hanse.parallel.shard import whole
+from hanse.plan.dealing import micro_batches
 from hanse.recipe import HOW, Recipe
 from hanse.runtime import Runtime
 from hanse.train.goldfish import hide
 from hanse.train.loop import train
 from hanse.train.metrics import Summary
 from hanse.train.rates import rule, with_rates
+from hanse.train.room import crowded, enough_memory
 from hanse.train.start import digests
 
 if TYPE_CHECKING:
@@ -61,6 +63,8 @@ def pretrain(
         console.say(f"{name:<12}{value}")
     for line in rule(recipe.pretrain, plan.model_config(recipe).hidden_size).derivation:
         console.say(line)
+    if complaint := crowded(runtime):
+        console.warn(complaint)
     rows = table(Mixture.of(Shards.open(shards), recipe.pretrain))
     for line in lines(rows):
         console.say(line)
@@ -116,23 +120,25 @@ def learn(
             batches = [replace(b, targets_BT=hide(b.tokens_BT, b.targets_BT, k=settings.goldfish)) for b in batches]
         return batches
 
-    summary = train(
-        model,
-        batch_at,
-        settings,  # type: ignore[arg-type]  # both rates are filled in
-        runtime,
-        ranks=ranks,
-        steps=settings.steps,
-        scratch=Path(scratch),
-        run=Path(run),
-        identity={
-            "settings": settings.model_dump(mode="json", exclude=set(HOW)),
-            "seed": recipe.seed,
-            "data": data_digest,
-            **({"start": digests(Path(recipe.model.start))} if recipe.model.start else {}),
-        },
-        label="pretrain",
-        milestones=settings.milestones,
-        console=console.rich,
-    )
+    identity = {
+        "settings": settings.model_dump(mode="json", exclude=set(HOW)),
+        "seed": recipe.seed,
+        "data": data_digest,
+        **({"start": digests(Path(recipe.model.start))} if recipe.model.start else {}),
+    }
+    with enough_memory(config, settings, runtime):
+        summary = train(
+            model,
+            batch_at,
+            settings,  # type: ignore[arg-type]  # both rates are filled in
+            runtime,
+            ranks=ranks,
+            steps=settings.steps,
+            scratch=Path(scratch),
+            run=Path(run),
+            identity=identity,
+            label="pretrain",
+            milestones=settings.milestones,
+            console=console.rich,
+        )
     return whole(model, ranks), summary

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -59,16 +59,14 @@ class Step:
         self, batches: Sequence[Batch], *, step: int, mtp_weight: float, needs_counted: bool = True
     ) -> Outcome:
         """Add up gradients of the step's loss: summed over counted positions, divided by their number on all ranks."""
-        counts = [int((batch.targets_BT != IGNORED).sum()) for batch in batches]
+        mine = sum(int((batch.targets_BT != IGNORED).sum()) for batch in batches)
         further = sum(further_counted(batch.targets_BT, batch.documents_BT) for batch in batches) if mtp_weight else 0
         tokens = sum(batch.tokens_BT.numel() for batch in batches)
-        counted, all_further, all_tokens = self.ranks.sum(sum(counts), further, tokens)
+        counted, all_further, all_tokens = self.ranks.sum(mine, further, tokens)
         if not counted and needs_counted:
             raise InputError(f"training: no position of step {step + 1} counts for the loss; check the data's masks.")
         loss_total = torch.zeros((), dtype=torch.float32, device=self.runtime.device)
-        for number, (batch, count) in enumerate(zip(batches, counts, strict=True), 1):
-            if not count and self.ranks.size == 1:
-                continue
+        for number, batch in enumerate(batches, 1):
             sum_over_copies(self.objective, number == len(batches))
             parts = (batch.tokens_BT, batch.targets_BT, batch.documents_BT)
             tokens_BT, targets_BT, documents_BT = (p.to(self.runtime.device, non_blocking=True) for p in parts)
@@ -107,9 +105,8 @@ class Step:
         self.move(0.0)
 
 
-def mtp_weight_of(settings: Settings, steps: int) -> Callable[[int], float]:
-    """The weight of the multi-token loss at each step: mtp_weight, and mtp_final_weight while rates decay."""
-    first = float(getattr(settings, "mtp_weight", 0.0))
+def mtp_weight_at(settings: Settings, step: int, *, steps: int) -> float:
+    """The weight of the multi-token loss at `step` of `steps`: mtp_weight, and mtp_final_weight while rates decay."""
     final = getattr(settings, "mtp_final_weight", None)
-    decay_begins = steps - round(settings.decay_share * steps)
-    return lambda step: first if final is None or step < decay_begins else float(final)
+    is_decaying = step >= steps - round(settings.decay_share * steps)
+    return float(final if is_decaying and final is not None else getattr(settings, "mtp_weight", 0.0))

@@ -26,14 +26,16 @@ from hanse.data.tokenizer import FILES, Tokenizer
 from hanse.errors import InputError
 from hanse.model import hf
 from hanse.model.transformer import Transformer
-from hanse.parallel.ranks import Ranks, micro_batches
+from hanse.parallel.ranks import Ranks
 from hanse.parallel.shard import whole
+from hanse.plan.dealing import micro_batches
 from hanse.recipe import HOW
 from hanse.runtime import Runtime
 from hanse.store.digest import sha256_file
 from hanse.train.loop import train
 from hanse.train.metrics import Summary
 from hanse.train.rates import with_rates
+from hanse.train.room import enough_memory
 from hanse.tune.template import Rendered, render_all
 
 if TYPE_CHECKING:
@@ -114,11 +116,6 @@ class PackedConversations:
         """The conversations in one optimizer step, as their places among those that are used."""
         first = step * self.packing.batch_rows
         return [place for row in self._rows[first : first + self.packing.batch_rows] for place in row]
-
-    def filled_share(self) -> float:
-        """The part of all positions that holds tokens rather than padding."""
-        used = sum(len(self._ids_C[place]) - 1 for row in self._rows for place in row)
-        return used / (len(self._rows) * self.packing.sequence_length)
 
     def _is_usable(self, conversation: Rendered) -> bool:
         if len(conversation.ids) - 1 > self.packing.sequence_length:
@@ -243,25 +240,27 @@ def learn(
     )
     network = hf.load(folder)
     settings = with_rates(settings, network.config.hidden_size, is_tuning=True)
-    summary = train(
-        network,
-        packed.batch_at,
-        settings,  # type: ignore[arg-type]  # both rates are filled in
-        runtime,
-        ranks=ranks,
-        steps=packed.steps,
-        scratch=Path(scratch),
-        run=Path(run),
-        identity={
-            "settings": settings.model_dump(mode="json", exclude=set(HOW)),
-            "seed": seed,
-            "data": packed.digest,
-            "model": sha256_file(folder / hf.WEIGHTS),
-        },
-        label="tune",
-        milestones=settings.milestones,
-        console=console.rich,
-    )
+    identity = {
+        "settings": settings.model_dump(mode="json", exclude=set(HOW)),
+        "seed": seed,
+        "data": packed.digest,
+        "model": sha256_file(folder / hf.WEIGHTS),
+    }
+    with enough_memory(network.config, settings, runtime):
+        summary = train(
+            network,
+            packed.batch_at,
+            settings,  # type: ignore[arg-type]  # both rates are filled in
+            runtime,
+            ranks=ranks,
+            steps=packed.steps,
+            scratch=Path(scratch),
+            run=Path(run),
+            identity=identity,
+            label="tune",
+            milestones=settings.milestones,
+            console=console.rich,
+        )
     return whole(network, ranks), summary, packed
 
 

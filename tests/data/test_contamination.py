@@ -12,14 +12,14 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from hanse.data import contamination
-from hanse.data.contamination import MAX_SHARED, REPORT, Hit, Item, Items, reasons, report
+from hanse.data.contamination import MAX_SHARED, Hit, Item, Items, reasons
 from hanse.errors import InputError
 
 QUESTION = (
     "A farmer sells 1,250 apples at the market on Monday and half as many on Tuesday, and Straßenbahn tickets cost "
     "$3.50 each; how much does État no 5 earn in Łódź if x = 12 and the Σ of all ΛΌΓΟΣ is even?"
 )
-ITEM = Item("farm", "test.jsonl", (QUESTION, "Paris"))
+ITEM = Item("farm", (QUESTION, "Paris"))
 # What surrounds a planted item; no word of it is in the item.
 BEFORE, AFTER = "Unrelated words stand here first. 77 \n\n", "\n99. Then unrelated words follow."
 
@@ -67,7 +67,7 @@ words = st.lists(st.one_of(st.sampled_from(PIECES), st.text(max_size=4)), min_si
 
 @given(item=words, before=words, after=words)
 def test_any_item_that_is_looked_for_is_found_between_other_words(item: str, before: str, after: str) -> None:
-    items = Items([Item("it", "test", (item,))])
+    items = Items([Item("it", (item,))])
     assume(items.searched)
     # Right behind an item, a combining mark would change its last letter; right before it, a backslash its first word.
     hits = items.scan(pa.array([f"{before} | {item} | {after}"]))[0]
@@ -76,7 +76,7 @@ def test_any_item_that_is_looked_for_is_found_between_other_words(item: str, bef
 
 def test_half_an_item_is_contained_by_half() -> None:
     words = [f"word{chr(97 + n)}" for n in range(26)]
-    item = Item("letters", "test", (" ".join(words),))  # 26 words, 19 runs of 8
+    item = Item("letters", (" ".join(words),))  # 26 words, 19 runs of 8
     hits = found(" ".join(["other", *words[:14], "words", *words[20:], "here"]), item)
     assert hits == [Hit("letters", pytest.approx(7 / 19), 14)]
 
@@ -84,14 +84,14 @@ def test_half_an_item_is_contained_by_half() -> None:
 def test_the_same_run_again_adds_nothing() -> None:
     words = " ".join(f"word{chr(97 + n)}" for n in range(26))
     once, twice = words[:60], f"{words[:60]} and {words[:60]}"
-    assert found(once, Item("i", "t", (words,))) == found(twice, Item("i", "t", (words,)))
+    assert found(once, Item("i", (words,))) == found(twice, Item("i", (words,)))
 
 
 def test_a_short_answer_alone_is_no_hit() -> None:
-    capital = Item("capital", "test", ("What is the capital of France?", "Paris"))
+    capital = Item("capital", ("What is the capital of France?", "Paris"))
     assert found("Paris is the capital of France. What is Paris? The capital.", capital) == []
     assert found("Quiz: what is the capital of FRANCE? Paris!", capital) == [Hit("capital", 1.0, 7)]
-    items = Items([Item("tiny", "test", ("Paris?", "Yes.")), Item("digits", "test", ("17 + 25 = 42, 100000",))])
+    items = Items([Item("tiny", ("Paris?", "Yes.")), Item("digits", ("17 + 25 = 42, 100000",))])
     assert items.too_short == ["tiny", "digits"]
     assert items.searched == 0
     assert items.scan(pa.array(["Paris? Yes. 17 + 25 = 42, 100000"])) == [[]]
@@ -99,23 +99,21 @@ def test_a_short_answer_alone_is_no_hit() -> None:
 
 def test_fixed_wording_that_many_items_share_identifies_none() -> None:
     prompt = "Answer the following multiple choice question with one letter only please."
-    items = Items(
-        Item(f"i{n}", "test", (f"{prompt} {'xyz' * (n + 1)} one two three four five six",)) for n in range(20)
-    )
+    items = Items(Item(f"i{n}", (f"{prompt} {'xyz' * (n + 1)} one two three four five six",)) for n in range(20))
     assert items.scan(pa.array([prompt])) == [[]]
     assert [hit.item for hit in items.scan(pa.array([f"{prompt} xyzxyz one two three four five six"]))[0]] == ["i1"]
-    same = Items(Item(f"i{n}", "test", (f"{prompt} {n}",)) for n in range(MAX_SHARED + 5))
+    same = Items(Item(f"i{n}", (f"{prompt} {n}",)) for n in range(MAX_SHARED + 5))
     assert same.searched + len(same.too_common) == MAX_SHARED + 5
 
 
 def test_items_that_read_alike_are_looked_for_once() -> None:
-    items = Items([ITEM, Item("copy", "other.jsonl", (QUESTION.upper(), "Paris"))])
+    items = Items([ITEM, Item("copy", (QUESTION.upper(), "Paris"))])
     assert items.searched == 1
     assert [hit.item for hit in items.scan(pa.array([QUESTION]))[0]] == ["farm"]
 
 
 def test_the_answer_may_stand_far_from_the_question() -> None:
-    long = Item("long", "test", (QUESTION, "Because nine good reasons speak for it, it is exactly so."))
+    long = Item("long", (QUESTION, "Because nine good reasons speak for it, it is exactly so."))
     (hit,) = found(f"{QUESTION} {'filler ' * 50} Because nine good reasons speak for it, it is exactly so.", long)
     assert hit.containment == 1
     assert found("Because nine good reasons speak for it, it is exactly so.", long)[0].containment < 0.2
@@ -131,7 +129,7 @@ def test_a_document_has_the_same_hits_in_every_batch(batch: list[str]) -> None:
 
 def test_an_item_that_begins_in_one_document_and_ends_in_the_next_is_not_found() -> None:
     words = ["one", "two", "three", "four", "five", "six", "seven", "eight"]
-    items = Items([Item("i", "t", (" ".join(words),))])
+    items = Items([Item("i", (" ".join(words),))])
     for cut in range(1, 8):
         assert items.scan(pa.array([" ".join(words[:cut]), " ".join(words[cut:])])) == [[], []]
 
@@ -152,7 +150,7 @@ def test_hostile_text_does_not_hang(sign: str) -> None:
 
 
 def test_a_document_made_of_one_item_is_scanned() -> None:
-    items = Items([ITEM, *(Item(f"i{n}", "test", (f"{QUESTION} {'other ' * (n + 1)}",)) for n in range(8))])
+    items = Items([ITEM, *(Item(f"i{n}", (f"{QUESTION} {'other ' * (n + 1)}",)) for n in range(8))])
     hits = items.scan(pa.array([f"{QUESTION}\n" * 5000]))[0]
     assert hits[0].item == "farm"
     assert hits[0].containment == 1
@@ -213,20 +211,3 @@ def test_runs_that_are_too_short_are_refused() -> None:
 def test_the_policy_decides_by_share_or_by_stretch() -> None:
     hits = [[Hit("a", 0.8, 10)], [Hit("b", 0.1, 60), Hit("a", 0.05, 9)], [Hit("c", 0.3, 20)], []]
     assert reasons(hits, min_containment=0.7, min_longest=50) == [["contamination"], ["contamination"], [], []]
-
-
-def test_the_report_lists_the_documents_of_each_item() -> None:
-    items = Items([ITEM, Item("other", "b.jsonl", ("one two three four five six seven eight nine",))])
-    texts = {
-        "d1": QUESTION,
-        "d2": "one two three four five six seven eight",
-        "d3": QUESTION + " one two three four five six seven eight nine",
-    }
-    table = report(items, dict(zip(texts, items.scan(pa.array(list(texts.values()))), strict=True)))
-    assert table.schema == REPORT
-    rows = [(row["item"], row["origin"], row["document"], row["containment"]) for row in table.to_pylist()]
-    assert rows == [
-        ("farm", "test.jsonl", "d1", 1), ("farm", "test.jsonl", "d3", 1), ("other", "b.jsonl", "d3", 1),
-        ("other", "b.jsonl", "d2", 0.5),
-    ]  # fmt: skip
-    assert report(items, {}).num_rows == 0

@@ -257,7 +257,7 @@ def test_a_language_can_have_its_own_limit(tmp_path: Path) -> None:
         ('reason = "quality-x"\nfeature = "words"', "either 'above' or 'below'"),
         ('reason = "quality-x"\nfeature = "words"\nabove = "1"', "not a number"),
         ('reason = "quality-x"\nfeature = "words"\nabove = 1\nfrom_words = 2', "unknown key 'from_words'"),
-        ("reason = ", "is not TOML"),
+        ("reason = ", "is not valid TOML"),
     ],
 )
 def test_a_rule_that_cannot_be_applied_is_refused(tmp_path: Path, rule: str, complaint: str) -> None:

@@ -386,9 +386,14 @@ def test_gigantic_headers_are_cut_and_never_allow() -> None:
         st.tuples(st.sampled_from(["link", "content-usage", "content-signal", "x-robots-tag"]), st.text()), max_size=4
     )
 )
-def test_no_header_raises(headers: list[tuple[str, str]]) -> None:
-    for evidence in from_headers(headers, url=PAGE, seen=SEEN):
-        evidence.raw.encode()
+def test_no_header_hides_a_reservation_beside_it_and_all_that_is_found_can_be_stored(
+    headers: list[tuple[str, str]],
+) -> None:
+    found = from_headers([*headers, ("TDM-Reservation", "1")], url=PAGE, seen=SEEN)
+    assert ("tdmrep-header", "reserved") in [(evidence.kind, evidence.says) for evidence in found]
+    for evidence in found:
+        assert evidence.place == PAGE and by_kind()[evidence.kind].place in ("header", "link")
+        assert "\0" not in evidence.raw and len(evidence.raw.encode()) <= 4 * RAW_CHARACTERS
 
 
 def test_half_characters_and_nul_can_be_stored() -> None:

@@ -140,7 +140,12 @@ def test_documents_that_are_too_short_are_counted_and_not_tested(
     fitting = [document("just", text=nonsense("just", 24)), document("longer", text=nonsense("longer", 32))]
     _, report, _ = run(tmp_path / "w", newborn, write_world(tmp_path / "world", [*short, *fitting], tokenizer))
     songs = group(report, "songs")
-    assert songs["train"] == {"documents": 5, "short": 3, "tested": 2, "unread": None}
+    assert songs["train"] == {
+        "documents": 5, "tokens": 3 * 23 + 24 + 32, "short": 3, "testable": 2, "testable_tokens": 24 + 32, "tested": 2,
+        "never_read": None, "read_tokens": None, "times_read": None,
+    }  # fmt: skip
+    assert report["population"] == {key: value for key, value in songs["train"].items() if key != "tested"}
+    assert report["window_tokens"] is None
     by_length = {each["prefix_tokens"]: each["train"]["tested"] for each in songs["results"]}
     assert by_length == {8: 2, 16: 1}
 
@@ -260,7 +265,7 @@ def test_documents_without_a_rights_holder_count_under_their_source_only(
 def test_only_the_largest_rights_holders_get_results_of_their_own(
     newborn: Path, tokenizer: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hanse.evaluate.extraction.RIGHTS_HOLDERS", 1)
+    monkeypatch.setattr("hanse.evaluate.passages.RIGHTS_HOLDERS", 1)
     people = [*SONGS[:2], *(replace_holder(each, "Bo") for each in SONGS[2:5]), replace_holder(SONGS[5], "Cy")]
     _, report, _ = run(tmp_path / "w", newborn, write_world(tmp_path / "world", people, tokenizer), samples=0)
     assert [each["name"] for each in report["groups"]] == ["songs", "Bo"]

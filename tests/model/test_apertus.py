@@ -10,10 +10,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from hanse.errors import InputError
 from hanse.model import hf
 from hanse.model.apertus import XIELU
-from hanse.model.attention import rotation
 from hanse.model.config import ApertusConfig, derive
 from hanse.model.config.rotary import Rotary
 from hanse.model.loss import next_token_loss
+from hanse.model.rotation import rotation
 from hanse.model.transformer import Transformer
 
 from .sizes import APERTUS_VARIANTS, LONG, SMALL_APERTUS, apertus_of, tokens_of

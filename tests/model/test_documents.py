@@ -5,8 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hanse.model import attention
-from hanse.model.attention import Layout
+from hanse.model.documents import Layout, _DocumentAttention, _filled, _fused_attention
 from hanse.model.loss import multi_token_loss, next_token_loss
 
 from .sizes import GROUPS, MOE, VARIANTS, apertus_of, model_of, tokens_of
@@ -43,8 +42,8 @@ def test_packed_documents_equal_documents_alone(numbers, name):
 
 @torch.no_grad()
 def test_documents_longer_than_a_block_of_queries_equal_documents_alone(monkeypatch):
-    monkeypatch.setattr(attention, "_QUERY_BLOCK", 4)
-    monkeypatch.setattr(attention, "_PIECE", 64)
+    monkeypatch.setattr("hanse.model.documents._QUERY_BLOCK", 4)
+    monkeypatch.setattr("hanse.model.documents._PIECE", 64)
     model = model_of({})
     documents = torch.tensor([[0] * 21 + [1] * 9, [4] * 30, [1] * 15 + [2] * 15, [5] * 9 + [6] * 21])
     tokens = tokens_of(*documents.shape)
@@ -54,9 +53,9 @@ def test_documents_longer_than_a_block_of_queries_equal_documents_alone(monkeypa
 @pytest.mark.parametrize("keep_up_to", [0, 5, 512])
 @pytest.mark.parametrize("block", [4, 128])
 def test_gradients_of_packed_documents_equal_those_of_documents_alone(monkeypatch, block, keep_up_to):
-    monkeypatch.setattr(attention, "_QUERY_BLOCK", block)
-    monkeypatch.setattr(attention, "_KEEP_UP_TO", keep_up_to)
-    monkeypatch.setattr(attention, "_PIECE", 64)
+    monkeypatch.setattr("hanse.model.documents._QUERY_BLOCK", block)
+    monkeypatch.setattr("hanse.model.documents._KEEP_UP_TO", keep_up_to)
+    monkeypatch.setattr("hanse.model.documents._PIECE", 64)
     check_gradients(model_of(MOE))
 
 
@@ -89,17 +88,15 @@ def test_gradients_of_attention_equal_numeric_ones():
     documents = torch.tensor([[0] * 2 + [1] * 3 + [2] * 5])
     layout = Layout.of(documents, documents)
     inputs = (draw(10, 2, 5), draw(10, 2, 6), draw(10, 2))
-    assert torch.autograd.gradcheck(
-        lambda *x: attention._DocumentAttention.apply(*x, turns, layout), inputs, eps=1e-3, atol=1e-2
-    )
+    assert torch.autograd.gradcheck(lambda *x: _DocumentAttention.apply(*x, turns, layout), inputs, eps=1e-3, atol=1e-2)
 
 
 @pytest.mark.parametrize("variant", [{}, {"v_head_dim": 16}], ids=["narrow values", "wide values"])
 def test_fused_attention_equals_our_own(monkeypatch, variant):
     model, documents = model_of(variant), torch.tensor([[0] * 5 + [1] * 5, [2] * 7 + [3] * 3])
     tokens, hidden = tokens_of(2, 10), []
-    for compute in (attention._DocumentAttention.apply, attention._fused_attention):
-        monkeypatch.setattr(attention, "_attend_documents", lambda *x, f=compute: f(*x))
+    for compute in (_DocumentAttention.apply, _fused_attention):
+        monkeypatch.setattr("hanse.model.attention.attend_documents", lambda *x, f=compute: f(*x))
         hidden.append(model(tokens, documents))
     torch.testing.assert_close(*hidden, atol=1e-5, rtol=1e-4)
 
@@ -140,7 +137,7 @@ def test_packing_is_a_permutation_that_unpacks(seed):
 
 def test_short_documents_are_filled_up_by_little_and_long_ones_not_at_all():
     lengths = torch.arange(1, 600)
-    filled = attention._filled(lengths)
+    filled = _filled(lengths)
     assert bool((filled >= lengths).all()) and torch.equal(filled, filled.sort().values)
     assert torch.equal(filled[512:], lengths[512:])
     assert float((filled[15:512] / lengths[15:512]).max()) < 1.25 and len(filled[9:60].unique()) < 12

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from hanse.model.cache import Pool, View
+from hanse.model.documents import Layout
 from hanse.model.transformer import Transformer
 
 from .sizes import APERTUS_VARIANTS, GROUPS, MOE, VARIANTS, apertus_of, model_of, tokens_of
@@ -92,8 +93,6 @@ def test_the_multi_token_block_in_pieces_gives_what_training_computes(variant: s
     pool = model.new_pool(17, block=BLOCK, is_drafting=True)
     hidden = model(tokens)
     layout_turns = model.turns(torch.arange(1, 16))
-    from hanse.model.attention import Layout
-
     whole = Layout(((1, 15),), torch.arange(15))
     embedded = torch.nn.functional.embedding(tokens[0, 1:], model.embed_tokens)
     expected = model.mtp(hidden[0, :-1], embedded, layout_turns, whole)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import importlib
 import json
 import os
-import shutil
 import signal
 import socket
 import sys
@@ -19,13 +18,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from kill_counter import KillCounter
 from toy import CPU, ROWS, TOY_CONFIG, ToySettings, toy_batch_at, weights_digest
 
 from hanse.data.loader import Batch
 from hanse.errors import InputError, Interrupted
 from hanse.model.transformer import Transformer
-from hanse.parallel.ranks import Ranks, leave, micro_batches
+from hanse.parallel.ranks import Ranks, leave
 from hanse.parallel.shard import whole
+from hanse.plan.dealing import micro_batches
 from hanse.runtime import Runtime
 from hanse.train.loop import train
 
@@ -54,9 +55,8 @@ def _fork(rank: int, ranks: int, port: int, kill: Any, question: int, request: d
     try:
         os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(ranks), "LOCAL_RANK": str(rank)}
         os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "GLOO_SOCKET_IFNAME": "lo"}
-        if kill and kill[0] == rank:
-            _kill_at(kill[1])
-        result = job(**request)
+        draw = KillCounter(kill[1]).counted(toy_batch_at) if kill and kill[0] == rank else toy_batch_at
+        result = job(**request, draw=draw)
         if rank == 0:
             os.write(question, json.dumps(result).encode())
         leave(0)
@@ -69,28 +69,10 @@ def _fork(rank: int, ranks: int, port: int, kill: Any, question: int, request: d
         os._exit(1)
 
 
-def _kill_at(last: int) -> None:
-    """Kill this process with -9 at the given number of syncs, renames and removals, batches included."""
-    count = 0
-
-    def event(call: Callable[..., Any]) -> Callable[..., Any]:
-        def counted(*arguments: Any, **options: Any) -> Any:
-            nonlocal count
-            count += 1
-            if count == last:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return call(*arguments, **options)
-
-        return counted
-
-    os.fsync, os.rename = event(os.fsync), event(os.rename)
-    shutil.rmtree = event(shutil.rmtree)  # type: ignore[assignment]
-    globals()["toy_batch_at"] = event(toy_batch_at)
-
-
 def job(
     folder: str,
     *,
+    draw: Callable[..., list[Batch]],
     replicate: int = 1,
     expert: int = 1,
     recompute: bool = False,
@@ -103,7 +85,7 @@ def job(
     config: dict[str, Any] | None = None,
     settings: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Train the toy model and tell what came out: losses, norms, loads, a digest of the weights, the weights' file."""
+    """Train the toy model on what `draw` gives, write its weights, and tell their digest, losses, norms and loads."""
     launched = Runtime.detect("cpu", 1, replicate=replicate, expert=expert, recompute=recompute)
     runtime = replace(launched, dtype=CPU.dtype, threads_chosen=False)
     ranks = Ranks(runtime)
@@ -116,7 +98,7 @@ def job(
     def batch_at(step: int) -> list[Batch]:
         if stop_after and step == stop_after - 1 and ranks.rank == ranks.size - 1:
             os.kill(os.getpid(), signal.SIGTERM)
-        (rows,) = toy_batch_at(step, micro_batches=1)
+        (rows,) = draw(step, micro_batches=1)
         if masked_rows:
             rows.targets_BT[:masked_rows] = -100
         return [Batch(*(part[r.start : r.stop] for part in vars(rows).values())) for r in mine]

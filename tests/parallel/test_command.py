@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from hanse.errors import InputError
-from hanse.parallel.ranks import _compare, micro_batches
+from hanse.parallel.ranks import _compare
 
 TINY = """
 name = "tiny"
@@ -120,12 +120,3 @@ def test_ranks_with_another_torch_are_named() -> None:
     _compare([mine, dict(mine)])
     with pytest.raises(InputError, match=r"rank 0 has torch 2\.13\.0, rank 1 has 2\.11\.0"):
         _compare([mine, {**mine, "torch": "2.11.0"}])
-
-
-def test_a_batch_that_cannot_be_dealt_out_evenly_is_refused() -> None:
-    with pytest.raises(InputError, match="batch_tokens: 6 sequences a step cannot be dealt out to 4 ranks"):
-        micro_batches(6, 1, rank=0, ranks=4)
-    with pytest.raises(InputError, match="micro_batch_tokens: 2 sequences do not divide the 3"):
-        micro_batches(6, 2, rank=0, ranks=2)
-    rows = [row for rank in range(4) for part in micro_batches(16, 2, rank=rank, ranks=4) for row in part]
-    assert rows == list(range(16))

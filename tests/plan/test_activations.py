@@ -5,10 +5,11 @@ import contextlib
 import pytest
 import torch
 
-from hanse.model import attention, moe
-from hanse.model.attention import Layout
+from hanse.model import documents, moe
 from hanse.model.config import ApertusConfig, ModelConfig
-from hanse.model.transformer import Transformer, rotation
+from hanse.model.documents import Layout
+from hanse.model.rotation import rotation
+from hanse.model.transformer import Transformer
 from hanse.plan.activations import Precision, block_bytes, kept_weights_bytes
 
 ROWS, LENGTH = 4, 256
@@ -37,7 +38,7 @@ def test_a_block_keeps_what_is_planned(config, precision, is_cpu, monkeypatch):
     if not is_cpu and compute == 4:
         pytest.skip("GPUs compute in bfloat16")
     if not is_cpu:
-        monkeypatch.setattr(attention, "_DocumentAttention", _Applied(attention._fused_attention))
+        monkeypatch.setattr(documents, "_DocumentAttention", _Applied(documents._fused_attention))
         monkeypatch.setattr(moe, "_Experts", _Applied(moe._grouped))
     planned = Precision(compute, residual, is_cpu)
     bytes_ = ROWS * LENGTH * block_bytes(

@@ -6,6 +6,7 @@ import pytest
 
 from hanse.errors import InputError
 from hanse.model.config import ModelConfig
+from hanse.plan import activations
 from hanse.plan.choose import Job, Wishes, assess, choose
 from hanse.plan.layout import Layout, cut_axis, groups, kept, part
 from hanse.plan.machines import machine
@@ -117,6 +118,18 @@ def test_pairs_of_matrices_are_cut_along_their_rows_where_that_is_even():
 def flows(layout, **changes):
     found = traffic(LARGE, layout, batch_tokens=2**22, **changes)
     return {flow.name.split(",")[0]: flow for flow in found}
+
+
+def test_a_gpu_holds_as_many_logits_as_the_loss_makes_at_a_time():
+    from hanse.model import loss
+
+    assert activations.LOSS_CHUNK == loss._GPU_CHUNK
+    one = activations.head_bytes(LARGE, activations.Precision(), 1024)
+    two = activations.head_bytes(LARGE, activations.Precision(), 2048)
+    many = activations.head_bytes(LARGE, activations.Precision(), 4096)
+    hidden = 1024 * LARGE.hidden_size * 2
+    assert two - one == 1024 * LARGE.vocab_size * 8 + hidden  # as many logits as tokens ...
+    assert many - two == 2 * hidden  # ... and then no more
 
 
 def test_one_rank_moves_nothing():

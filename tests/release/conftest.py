@@ -1,14 +1,23 @@
-"""A store with a small hand-made model and its ancestors, and a release of it."""
+"""Small hand-made stores, what is on record in them, and a release."""
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
 from typing import Any
 
+import licensed_store as licensed
+import paper_store as hostile
 import pytest
+import toy_papers
+from gate_release import Published, real_store
+from gate_release import publish as publish_for_gate
 from toy_release import SCORES, SETTINGS, modelling, publish, write_conversations, write_dataset, writing
 
 from hanse.recipe import Release
+from hanse.release.ledger import Ledger
+from hanse.release.papers.dataset_facts import DatasetFacts, datasets
+from hanse.store.digest import RECORD, SUMS
 from hanse.store.stage import Artifact, Built, Store
 
 
@@ -55,3 +64,76 @@ def make_release(store, settings):
         return publish(store, chosen, version, **changes)
 
     return run
+
+
+# --------------------------------------------------------------------------- to read, never to change
+
+
+@pytest.fixture(scope="session")
+def papers_store(tmp_path_factory) -> Store:
+    """The store of `toy_papers`, which answers nearly all that papers ask."""
+    return toy_papers.build(tmp_path_factory.mktemp("papers") / "store")
+
+
+@pytest.fixture(scope="session")
+def papers_ledger(papers_store) -> Ledger:
+    return toy_papers.ledger_of(papers_store)
+
+
+@pytest.fixture(scope="session")
+def hostile_store(tmp_path_factory) -> Store:
+    """The store of `paper_store`, some of which wishes its reader ill."""
+    return hostile.make_store(tmp_path_factory.mktemp("hostile") / "store")
+
+
+@pytest.fixture(scope="session")
+def hostile_ledger(hostile_store) -> Ledger:
+    return hostile.ledger_of(hostile_store)
+
+
+@pytest.fixture(scope="session")
+def hostile_facts(hostile_ledger) -> dict[str, DatasetFacts]:
+    """What is known of its dataset and its conversations."""
+    return {each.artifact.kind: each for each in datasets(hostile_ledger)}
+
+
+@pytest.fixture(scope="session")
+def answered_ledger(hostile_ledger) -> Ledger:
+    """The same after people have answered a few questions."""
+    said = {"provider": {"name": "Lab"}, "model": {"intended_uses": "play", "release_date": "2026-11-30"}}
+    return dataclasses.replace(hostile_ledger, answers=said, answers_digest="00" * 32)
+
+
+@pytest.fixture(scope="session")
+def licensed_store(tmp_path_factory) -> Store:
+    """The store of `licensed_store`: text under contract beside free text."""
+    return licensed.make_store(tmp_path_factory.mktemp("licensed") / "store")
+
+
+@pytest.fixture(scope="session")
+def licensed_ledger(licensed_store) -> Ledger:
+    return licensed.ledger_of(licensed_store)
+
+
+# --------------------------------------------------------------------------- for the gate
+
+
+@pytest.fixture(scope="session")
+def published(tmp_path_factory) -> Published:
+    """A sealed release of a model with real weights; to read, never to change."""
+    place = tmp_path_factory.mktemp("gate")
+    return publish_for_gate(real_store(place / "store"), place / "key.pem")
+
+
+@pytest.fixture
+def sealed(published, tmp_path) -> Path:
+    """A copy of its folder that a test may spoil."""
+    return Path(shutil.copytree(published.release.path, tmp_path / "release"))
+
+
+@pytest.fixture
+def unsealed(sealed) -> Path:
+    """The same before it is sealed."""
+    for name in (SUMS, RECORD, "model.sig"):
+        (sealed / name).unlink()
+    return sealed

@@ -1,19 +1,30 @@
-"""A small release of a model with real weights, laid out as the release stage does, for the gate to look at."""
+"""A small release of a model with real weights, laid out as the release stage does, and how to ask the gate of it."""
 
 from __future__ import annotations
 
 import functools
 import shutil
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any, NamedTuple
 
-from licensed_store import ledger_of, make_store, text_of
+from licensed_store import SOURCES, ledger_of, make_store, text_of
 
 from hanse.release import sign, verifier
+from hanse.release.gate.audit import Finding
 from hanse.release.ledger import Ledger
 from hanse.store.stage import Artifact, Store, Work
 
 CONTEXT = 96
 LICENCE = "CC0-1.0"  # of the weights; the contracts of the toy's text say nothing here
+
+
+class Published(NamedTuple):
+    """A release, the store where it lies, and the ledger that it is made of."""
+
+    store: Store
+    release: Artifact
+    ledger: Ledger
 
 
 @functools.cache
@@ -55,8 +66,8 @@ def real_store(root: Path) -> Store:
     return make_store(root, write=functools.partial(write_real_model, place))
 
 
-def publish(store: Store, key: Path, **changes: object) -> tuple[Artifact, Ledger]:
-    """The files that a release carries, signed; and the ledger that it is made of."""
+def publish(store: Store, key: Path, **changes: object) -> Published:
+    """The files that a release carries, signed."""
     ledger = ledger_of(store, **{"licence": LICENCE, **changes})
     signer = sign.load_or_create_key(key)
 
@@ -72,7 +83,7 @@ def publish(store: Store, key: Path, **changes: object) -> tuple[Artifact, Ledge
 
     inputs = {"model": ledger.model, "evaluation": ledger.evaluation}
     built = store.build("release", "toy", "1", definition={"licence": ledger.licence}, inputs=inputs, make=make)
-    return built.artifact, ledger
+    return Published(store, built.artifact, ledger)
 
 
 def lay_out(ledger: Ledger, folder: Path) -> None:
@@ -83,3 +94,18 @@ def lay_out(ledger: Ledger, folder: Path) -> None:
     _copy_records(ledger.ancestors, folder / verifier.PROVENANCE)
     _copy_scores(ledger.evaluation, folder / "evaluation" / "scores.json")
     shutil.copyfile(Path(verifier.__file__), folder / "verify.py")
+
+
+def spoilt(place: Path, dataset: Callable[[Work], None] | None = None, **changes: Any) -> Ledger:
+    """The ledger of a store whose last source says something else; weights do not matter."""
+    sources = [*SOURCES[:2], {**SOURCES[2], **changes}]
+    return ledger_of(make_store(place / "spoilt", sources=sources, dataset=dataset), licence=LICENCE)
+
+
+def told(findings: Iterable[Finding], outcome: str) -> list[str]:
+    """What the gate says of one outcome."""
+    return [f"{each.check}: {each.what} ({each.where})" for each in findings if each.outcome == outcome]
+
+
+def failures(findings: Iterable[Finding]) -> list[str]:
+    return told(findings, "failed")

@@ -1,6 +1,7 @@
 """`answers.toml`: strict about its keys and values, and every question is asked in the template."""
 
 import hashlib
+import json
 import re
 import tomllib
 from pathlib import Path
@@ -72,7 +73,8 @@ def test_what_does_not_fit_is_refused_with_its_place(write, text, words):
 
 @pytest.mark.parametrize("value", ["2.1e24", '"2.1e24"', "1", '"123456789012345678901234567890"'])
 def test_operations_are_a_number_or_its_text(write, value):
-    answers.read(write(f"[compute]\nparent_flop = {value}"))
+    found, _ = answers.read(write(f"[compute]\nparent_flop = {value}"))
+    assert found == tomllib.loads(f"[compute]\nparent_flop = {value}")
 
 
 def test_a_missing_file_says_how_to_begin_one(tmp_path):
@@ -166,8 +168,7 @@ def test_any_value_is_either_fit_or_named(data):
 
 @given(st.sampled_from(QUESTIONS), TOML)
 def test_a_value_that_fits_can_be_printed_as_json(question, value):
-    import json
-
     section, _, name = question.key.partition(".")
     if not list(answers.problems({section: {name: value}})):
-        json.dumps(answers._plain(value), allow_nan=False)
+        plain = answers._plain(value)
+        assert json.loads(json.dumps(plain, allow_nan=False)) == plain

@@ -15,18 +15,8 @@ from hanse.release.papers.machine import as_json
 
 
 @pytest.fixture(scope="module")
-def ledger(tmp_path_factory):
-    return ledger_of(make_store(tmp_path_factory.mktemp("croissant") / "s"))
-
-
-@pytest.fixture(scope="module")
-def facts(ledger):
-    return {each.artifact.kind: each for each in datasets(ledger)}
-
-
-@pytest.fixture(scope="module")
-def found(ledger, facts):
-    return croissant(ledger, facts["dataset"])
+def found(hostile_ledger, hostile_facts):
+    return croissant(hostile_ledger, hostile_facts["dataset"])
 
 
 @pytest.fixture
@@ -53,12 +43,12 @@ def rows(found: dict, name: str) -> list[dict]:
     return [{key.split("/")[1]: value for key, value in row.items()} for row in record_set["data"]]
 
 
-def test_each_file_stands_with_the_sum_that_the_dataset_has_for_it(found, facts):
-    lines = (facts["dataset"].artifact.path / "SHA256SUMS").read_text().splitlines()
+def test_each_file_stands_with_the_sum_that_the_dataset_has_for_it(found, hostile_facts):
+    lines = (hostile_facts["dataset"].artifact.path / "SHA256SUMS").read_text().splitlines()
     sums = {path: digest for digest, path in (line.split("  ") for line in lines)}
     files = {each["contentUrl"]: each for each in found["distribution"] if each["@type"] == "cr:FileObject"}
     assert {path: each["sha256"] for path, each in files.items()} == sums
-    size = (facts["dataset"].artifact.path / "documents.parquet").stat().st_size
+    size = (hostile_facts["dataset"].artifact.path / "documents.parquet").stat().st_size
     assert files["documents.parquet"]["contentSize"] == f"{size} B"
 
 
@@ -162,14 +152,14 @@ def test_expressions_become_addresses_and_join_into_one():
     assert [percent(share) for share in (None, 0, 0.0000123, 0.5)] == ["not recorded", "0.0 %", "0.0012 %", "50.0 %"]
 
 
-def test_half_a_surrogate_pair_can_be_written(ledger, facts):
+def test_half_a_surrogate_pair_can_be_written():
     assert json.loads(as_json({"name": "\ud800"})) == {"name": "\ud800"}
 
 
 @pytest.mark.parametrize("kind", ["dataset", "conversations"])
-def test_the_reference_reader_takes_it_without_errors(ledger, facts, tmp_path, kind, offline):
+def test_the_reference_reader_takes_it_without_errors(hostile_ledger, hostile_facts, tmp_path, kind, offline):
     mlcroissant = pytest.importorskip("mlcroissant")
-    read = mlcroissant.Dataset(jsonld=laid_out(ledger, facts[kind], tmp_path))
+    read = mlcroissant.Dataset(jsonld=laid_out(hostile_ledger, hostile_facts[kind], tmp_path))
     assert not read.metadata.ctx.issues.errors
     assert str(read.metadata.ctx.conforms_to) == "CroissantVersion.V_1_1"
     again = read.metadata.to_json()
@@ -177,9 +167,9 @@ def test_the_reference_reader_takes_it_without_errors(ledger, facts, tmp_path, k
     assert "prov:wasDerivedFrom" in json.dumps(again)
 
 
-def test_the_reference_reader_reads_the_records(ledger, facts, tmp_path, offline):
+def test_the_reference_reader_reads_the_records(hostile_ledger, hostile_facts, tmp_path, offline):
     mlcroissant = pytest.importorskip("mlcroissant")
-    read = mlcroissant.Dataset(jsonld=laid_out(ledger, facts["dataset"], tmp_path))
+    read = mlcroissant.Dataset(jsonld=laid_out(hostile_ledger, hostile_facts["dataset"], tmp_path))
     texts = list(read.records(record_set="texts"))
     assert {each["texts/text"].decode() for each in texts} == {f"text {number} æøå" for number in range(6)}
     documents = list(read.records(record_set="documents"))
@@ -189,9 +179,9 @@ def test_the_reference_reader_reads_the_records(ledger, facts, tmp_path, offline
     assert [each["languages/name"] for each in read.records(record_set="languages")] == ["nb", "da"]
 
 
-def test_the_reference_reader_reads_conversations(ledger, facts, tmp_path, offline):
+def test_the_reference_reader_reads_conversations(hostile_ledger, hostile_facts, tmp_path, offline):
     mlcroissant = pytest.importorskip("mlcroissant")
-    read = mlcroissant.Dataset(jsonld=laid_out(ledger, facts["conversations"], tmp_path))
+    read = mlcroissant.Dataset(jsonld=laid_out(hostile_ledger, hostile_facts["conversations"], tmp_path))
     found = list(read.records(record_set="train"))
     assert [each["train/id"] for each in found] == [b"train-0", b"train-1", b"train-2"]
     turn = {"train/messages/role": b"user", "train/messages/content": "æ".encode()}

@@ -7,14 +7,12 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from paper_store import HOSTILE, ledger_of, make_store
+from paper_store import HOSTILE
 
 from hanse.release.papers.bill import bill
 from hanse.release.papers.cyclonedx import cyclonedx
 from hanse.release.papers.dataset_facts import datasets
 from hanse.release.papers.machine import as_json
-
-ANSWERS = {"provider": {"name": "Lab"}, "model": {"intended_uses": "play", "release_date": "2026-11-30"}}
 
 
 def document(ledger) -> dict[str, Any]:
@@ -22,18 +20,13 @@ def document(ledger) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def ledger(tmp_path_factory):
-    return ledger_of(make_store(tmp_path_factory.mktemp("cyclonedx") / "s"))
+def found(hostile_ledger) -> dict[str, Any]:
+    return document(hostile_ledger)
 
 
 @pytest.fixture(scope="module")
-def found(ledger) -> dict[str, Any]:
-    return document(ledger)
-
-
-@pytest.fixture(scope="module")
-def answered(ledger) -> dict[str, Any]:
-    return document(dataclasses.replace(ledger, answers=ANSWERS, answers_digest="00" * 32))
+def answered(answered_ledger) -> dict[str, Any]:
+    return document(answered_ledger)
 
 
 @pytest.fixture(scope="module")
@@ -88,9 +81,9 @@ def test_every_reference_leads_to_one_thing(found):
                 assert each in named, each
 
 
-def test_the_model_card_says_what_the_records_say(found, ledger):
+def test_the_model_card_says_what_the_records_say(found, hostile_ledger):
     model = found["metadata"]["component"]
-    assert model["type"] == "machine-learning-model" and model["hashes"][0]["content"] == ledger.model.digest
+    assert model["type"] == "machine-learning-model" and model["hashes"][0]["content"] == hostile_ledger.model.digest
     card = model["modelCard"]
     assert [each["ref"] for each in card["modelParameters"]["datasets"]] == ["conversations/toy/1", "dataset/toy/1"]
     assert card["modelParameters"]["architectureFamily"] == "deepseek_v3"
@@ -105,7 +98,7 @@ def test_the_model_card_says_what_the_records_say(found, ledger):
     assert energy["energyProviders"][0]["energySource"] == "unknown"
 
 
-def test_ancestors_are_its_pedigree(found, ledger):
+def test_ancestors_are_its_pedigree(found):
     (base,) = found["metadata"]["component"]["pedigree"]["ancestors"]
     assert base["name"] == "model/toy-base/1"
     assert properties(base)["hanse:parameter:pretrain.learning_rate"] == "0.02"
@@ -130,10 +123,10 @@ def test_no_hostile_address_is_a_link(found):
     assert any(HOSTILE in str(value) for _, value in walk(found))  # it is there, as a name
 
 
-def test_the_formulation_is_every_step_in_its_order(found, ledger):
+def test_the_formulation_is_every_step_in_its_order(found, hostile_ledger):
     (workflow,) = found["formulation"][0]["workflows"]
     made = [task["outputs"][0]["resource"]["ref"] for task in workflow["tasks"]]
-    assert sorted(made) == [each.ref for each in ledger.ancestors]
+    assert sorted(made) == [each.ref for each in hostile_ledger.ancestors]
     depends = {each["ref"]: each["dependsOn"] for each in workflow["taskDependencies"]}
     assert depends["step:model/toy-chat/1"] == ["step:conversations/toy/1", "step:model/toy-base/1"]
     (base,) = [task for task in workflow["tasks"] if task["bom-ref"] == "step:model/toy-base/1"]
@@ -141,13 +134,13 @@ def test_the_formulation_is_every_step_in_its_order(found, ledger):
     assert {"test", "build"} == set(workflow["taskTypes"])
 
 
-def test_equal_records_give_equal_bytes_and_the_serial_number_is_the_models(ledger, found, answered):
-    assert as_json(document(ledger)) == as_json(found)
+def test_equal_records_give_equal_bytes_and_the_serial_number_is_the_models(hostile_ledger, found, answered):
+    assert as_json(document(hostile_ledger)) == as_json(found)
     assert found["serialNumber"] == answered["serialNumber"]
-    later = document(dataclasses.replace(ledger, version="7"))
+    later = document(dataclasses.replace(hostile_ledger, version="7"))
     assert later["serialNumber"] == found["serialNumber"] and (found["version"], later["version"]) == (1, 7)
-    assert document(dataclasses.replace(ledger, version="2026.11"))["version"] == 1
-    other = dataclasses.replace(ledger, model=ledger.of_kind("model")[0])
+    assert document(dataclasses.replace(hostile_ledger, version="2026.11"))["version"] == 1
+    other = dataclasses.replace(hostile_ledger, model=hostile_ledger.of_kind("model")[0])
     assert document(other)["serialNumber"] != found["serialNumber"]
 
 

@@ -5,29 +5,19 @@ import subprocess
 import sys
 
 import pytest
-from paper_store import HOSTILE, ROWS, ledger_of, make_store
+from paper_store import HOSTILE, ROWS
 
 from hanse.release.papers.dataset_card import dataset_card
-from hanse.release.papers.dataset_facts import Part, datasets
+from hanse.release.papers.dataset_facts import Part
 from hanse.release.papers.machine import write
 
 
 @pytest.fixture(scope="module")
-def ledger(tmp_path_factory):
-    return ledger_of(make_store(tmp_path_factory.mktemp("card") / "s"))
+def card(hostile_ledger, hostile_facts):
+    return dataset_card(hostile_ledger, hostile_facts["dataset"])
 
 
-@pytest.fixture(scope="module")
-def facts(ledger):
-    return {each.artifact.kind: each for each in datasets(ledger)}
-
-
-@pytest.fixture(scope="module")
-def card(ledger, facts):
-    return dataset_card(ledger, facts["dataset"])
-
-
-def test_the_front_matter_is_valid_for_the_hub(ledger, facts, card):
+def test_the_front_matter_is_valid_for_the_hub(hostile_ledger, hostile_facts, card):
     hub = pytest.importorskip("huggingface_hub")
     data = hub.DatasetCard(card).data.to_dict()
     assert data["license"] == "other" and "CC-BY-SA-4.0 OR MIT" in data["license_name"]
@@ -36,21 +26,21 @@ def test_the_front_matter_is_valid_for_the_hub(ledger, facts, card):
         {"split": "train", "path": "text/train-*.parquet"},
         {"split": "validation", "path": "text/validation-*.parquet"},
     ]
-    talk = hub.DatasetCard(dataset_card(ledger, facts["conversations"])).data.to_dict()
+    talk = hub.DatasetCard(dataset_card(hostile_ledger, hostile_facts["conversations"])).data.to_dict()
     assert talk["license"] == ["mit"] and [each["split"] for each in talk["configs"][0]["data_files"]] == [
         "train",
         "test",
     ]
 
 
-def test_a_licence_or_language_called_no_stays_text(ledger, facts):
+def test_a_licence_or_language_called_no_stays_text(hostile_ledger, hostile_facts):
     hub = pytest.importorskip("huggingface_hub")
     odd = dataclasses.replace(
-        facts["dataset"],
+        hostile_facts["dataset"],
         licences=(Part('x"\nlicense: mit', 1, 1),),
         languages=(Part("no", 1, 1), Part("---\na: b", 1, 1)),
     )
-    data = hub.DatasetCard(dataset_card(ledger, odd)).data.to_dict()
+    data = hub.DatasetCard(dataset_card(hostile_ledger, odd)).data.to_dict()
     assert data["license"] == "other" and data["license_name"] == 'x"\nlicense: mit'
     assert data["language"] == ["no", "---\na: b"] and "a" not in data
 
@@ -76,9 +66,9 @@ def test_the_card_says_what_the_table_says(card, line):
     assert line in card, card
 
 
-def test_totals_equal_those_of_the_rows(facts):
+def test_totals_equal_those_of_the_rows(hostile_facts):
     kept = [row for row in ROWS if not row[5]]
-    dataset = facts["dataset"]
+    dataset = hostile_facts["dataset"]
     assert (dataset.kept.texts, dataset.kept.bytes) == (len(kept), sum(row[3] for row in kept))
     for parts in (dataset.languages, dataset.licences, dataset.sources, dataset.splits):
         assert sum(part.bytes or 0 for part in parts) == dataset.kept.bytes
@@ -94,23 +84,23 @@ def test_text_from_outside_cannot_break_out(card):
     assert "<https://laws.example/eu>" in card and "<javascript" not in card
 
 
-def test_what_nobody_recorded_says_so(ledger, facts):
+def test_what_nobody_recorded_says_so(hostile_ledger, hostile_facts):
     bare = dataclasses.replace(
-        facts["dataset"], settings={}, searched=None, personal={}, languages=(), licences=(), sources=(),
+        hostile_facts["dataset"], settings={}, searched=None, personal={}, languages=(), licences=(), sources=(),
         collections=(), splits=(), declared=(), dropped={}, seen=None, kept=Part("", 0, None),
     )  # fmt: skip
-    text = dataset_card(ledger, bare)
+    text = dataset_card(hostile_ledger, bare)
     for line in ("Licences: not recorded.", "By language: not recorded.", "Sources: not recorded.",
                  "Steps of curation: not recorded.", "Duplicates: not recorded.", "By split: not recorded.",
                  "Whether personal data was looked for in these documents is not recorded."):  # fmt: skip
         assert line in text, line
 
 
-def test_all_papers_for_machines_are_written_the_same_each_time(ledger, tmp_path):
+def test_all_papers_for_machines_are_written_the_same_each_time(hostile_ledger, tmp_path):
     folders = [tmp_path / "a", tmp_path / "b"]
     for folder in folders:
         folder.mkdir()
-        names = write(ledger, folder)
+        names = write(hostile_ledger, folder)
         assert names == sorted(path.name for path in folder.iterdir())
     assert names == [
         "bom.cdx.json", "conversations-toy-1.croissant.json", "conversations-toy-1.md", "dataset-toy-1.croissant.json",

@@ -35,10 +35,18 @@ def results(found: int) -> list[dict[str, Any]]:
     ]  # fmt: skip
 
 
+SUPPLY = {
+    "documents": 1000, "tokens": 90_000, "never_read": 612, "read_tokens": 31_000, "short": 30, "testable": 358,
+    "testable_tokens": 29_500, "times_read": {"least": 1, "mean": 1.25, "most": 2},
+}  # fmt: skip
+UNREAD = SUPPLY | {"never_read": 1000, "read_tokens": 0, "short": 0, "testable": 0, "times_read": None}
+HELD_OUT = SUPPLY | {"documents": 20, "never_read": None, "read_tokens": None, "times_read": None}
+
+
 def group(kind: str, name: str, found: int) -> dict[str, Any]:
-    counts = {"documents": 1000, "short": 30, "tested": 64}
     return {
-        "kind": kind, "name": name, "train": counts | {"unread": 12}, "control": counts, "results": results(found),
+        "kind": kind, "name": name, "train": SUPPLY | {"tested": 64}, "control": HELD_OUT | {"tested": 10},
+        "results": results(found),
     }  # fmt: skip
 
 
@@ -49,11 +57,13 @@ REPORT = {
     "samples": 2,
     "temperature": 0.8,
     "is_reading_recorded": True,
+    "window_tokens": 256,
+    "population": SUPPLY,
     "rights_holders_left_out": 7,
     "groups": [group("source", "novels", 3), group("source", "laws", 0), group("rights_holder", "Library | Ana", 3)],
     "conversations": [
-        {"source": "atlas", "answers": "long", "conversations": 500, "train": figure(1, 20), "control": figure(0, 20),
-         "difference": {"value": 0.05, "low": -0.1, "high": 0.2}}
+        {"source": "atlas", "answers": "long", "conversations": 500, "never_shown": 40, "train": figure(1, 20),
+         "control": figure(0, 20), "difference": {"value": 0.05, "low": -0.1, "high": 0.2}}
     ],
     "canaries": {
         "candidates": 1023, "highest": 10.0,
@@ -132,14 +142,52 @@ def test_every_figure_is_shown_with_bounds_control_and_record(measure, ledger_of
     assert row_of(made, "3", "Library | Ana", "greedy")[3].startswith("3 of 64")
     shown = {entry.number: entry.cell.shown() for entry in made.entries}
     assert shown["1.1"] == "model/toy-chat/1"
-    assert shown["1.2"] == "16 (too long for the context: 4000)"
-    assert (shown["1.6"], shown["1.7"], shown["3.1"]) == ("64", "3", "7")
+    assert shown["1.2"] == "16 (too long for the context or the window: 4000)"
+    assert [shown[f"1.{number}"] for number in range(6, 12)] == [
+        "yes", "256", "31,000 of 90,000", "358 of 1,000", "29,500 of 90,000", "1 to 2, 1.2 on average",
+    ]  # fmt: skip
+    assert (shown["1.12"], shown["1.13"], shown["3.1"]) == ("64", "3", "7")
+    (talk,) = (part for part in made.sections[3].body if isinstance(part, Table))
+    assert [cell.shown() for cell in talk.rows[0]][:4] == ["atlas", "500", "40", "long"]
     assert (shown["5.1"], shown["5.3"]) == ("1", "10.0")
     assert shown["6.1"] == "one in 4"
     assert shown["6.2"] == "25.0 % (1,600 of 6,400 tokens)"
     backed = [cell for cell in cells(made) if cell.is_recorded]
     assert len(backed) > 50 and all(cell.source for cell in backed)
     assert {cell.source.split(" ")[0] for cell in backed} == {"memorisation/toy-chat/1", "model/toy-fish/1"}
+
+
+def supply_of(made: Paper, name: str) -> dict[str, str]:
+    (section,) = (each for each in made.sections if each.number == "2")
+    table = next(part for part in section.body if isinstance(part, Table))
+    (row,) = (row for row in table.rows if row[0].shown() == name)
+    return dict(zip(table.columns, (cell.shown() for cell in row), strict=True))
+
+
+def test_each_source_says_how_much_of_it_was_read_and_could_be_tested(measure, ledger_of) -> None:
+    report = REPORT | {"groups": [REPORT["groups"][0], REPORT["groups"][1] | {"train": UNREAD | {"tested": 0}}]}
+    made = paper(ledger_of(measure(report)))
+    assert supply_of(made, "novels") == {
+        "source": "novels", "in training": "1,000", "never read": "612", "too short": "30",
+        "could be tested": "358", "their tokens": "29,500", "times read": "1 to 2, 1.2 on average", "tested": "64",
+        "held out": "20", "of these tested": "10",
+    }  # fmt: skip
+    laws = supply_of(made, "laws")
+    assert (laws["could be tested"], laws["times read"]) == ("0", "not applicable: nothing could be tested")
+
+
+def test_what_an_unrecorded_run_read_is_not_recorded(measure, ledger_of) -> None:
+    unknown = SUPPLY | {"never_read": None, "read_tokens": None, "times_read": None, "testable": 900}
+    groups = [REPORT["groups"][0] | {"train": unknown | {"tested": 64}}]
+    report = REPORT | {
+        "is_reading_recorded": False, "window_tokens": None, "population": unknown, "groups": groups,
+    }  # fmt: skip
+    made = paper(ledger_of(measure(report)))
+    shown = {entry.number: entry.cell.shown() for entry in made.entries}
+    assert [shown[f"1.{number}"] for number in range(6, 12)] == [
+        "no", NOT_RECORDED, NOT_RECORDED, "900 of 1,000", "29,500 of 90,000", NOT_RECORDED,
+    ]  # fmt: skip
+    assert (supply_of(made, "novels")["never read"], supply_of(made, "novels")["times read"]) == (NOT_RECORDED,) * 2
 
 
 def held(value: Any) -> Iterator[Any]:

@@ -3,7 +3,6 @@
 import shutil
 
 import pytest
-import toy_papers
 
 from hanse.release.papers import documentation, pack, summary
 
@@ -16,10 +15,9 @@ OPTIONS = (
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
+def folder(papers_ledger, tmp_path_factory):
     place = tmp_path_factory.mktemp("pages")
-    ledger = toy_papers.ledger_of(toy_papers.build(tmp_path_factory.mktemp("store") / "s"))
-    pack.write([summary.paper(ledger), documentation.paper(ledger)], ledger, place)
+    pack.write([summary.paper(papers_ledger), documentation.paper(papers_ledger)], papers_ledger, place)
     return place
 
 

@@ -14,23 +14,13 @@ from hanse.trace import withdrawal
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory) -> Store:
-    return toy_papers.build(tmp_path_factory.mktemp("forms") / "store")
+def form(papers_ledger):
+    return documentation.paper(papers_ledger)
 
 
 @pytest.fixture(scope="module")
-def ledger(store):
-    return toy_papers.ledger_of(store)
-
-
-@pytest.fixture(scope="module")
-def form(ledger):
-    return documentation.paper(ledger)
-
-
-@pytest.fixture(scope="module")
-def policy(ledger):
-    return copyright.paper(ledger)
+def policy(papers_ledger):
+    return copyright.paper(papers_ledger)
 
 
 @pytest.mark.parametrize(
@@ -66,12 +56,12 @@ def test_exact_figures_are_for_the_ai_office_and_bands_for_the_others(form):
     assert "Required hardware" in downstream and "Acceptable use policy" in downstream
 
 
-def test_the_form_says_what_the_configuration_and_the_records_say(ledger, form):
+def test_the_form_says_what_the_configuration_and_the_records_say(papers_ledger, form):
     assert toy_papers.entry(form, "Model architecture").cell.value.startswith(
         "deepseek_v3: decoder-only transformer, 2 layers"
     )
     assert "at most 64 tokens" in toy_papers.entry(form, "Input modalities").cell.shown()
-    assert toy_papers.entry(form, "Model authenticity").cell.value == ledger.model.digest
+    assert toy_papers.entry(form, "Model authenticity").cell.value == papers_ledger.model.digest
     documents = [row for row in toy_papers.documents() if row["split"] == "train"]
     assert toy_papers.entry(form, "Number of data points: documents", "").cell.value == len(documents)
     steps = toy_papers.table(form, "Training steps")
@@ -116,12 +106,12 @@ def test_the_policy_counts_what_reservations_left_out(policy):
     assert rows == {"rights-reserved": 2, "reservation-unknown": 0}
 
 
-def test_the_policy_file_is_known_by_its_digest(store, policy, tmp_path):
+def test_the_policy_file_is_known_by_its_digest(papers_store, policy):
     cell = toy_papers.entry(policy, "Policy that decides").cell
     assert cell.shown().endswith("the policy that comes with Hanse") and len(cell.value) == 64
-    dataset = store.find("dataset/trail")
+    dataset = papers_store.find("dataset/trail")
     dataset.record["predicate"]["buildDefinition"]["externalParameters"]["curate"]["policy"] = "a" * 64
-    ledger = toy_papers.ledger_of(store)
+    ledger = toy_papers.ledger_of(papers_store)
     changed = tuple(dataset if each.kind == "dataset" else each for each in ledger.ancestors)
     own = copyright.paper(dataclasses.replace(ledger, ancestors=changed))
     assert "provider's own" in toy_papers.entry(own, "Policy that decides").cell.shown()
@@ -139,14 +129,14 @@ def test_the_goldfish_loss_is_told_for_each_pretraining(policy):
     assert toy_papers.entry(policy, "Targets hidden").cell.shown() == "one target in 4, 25.0 %"
 
 
-def test_withdrawals_are_logged_and_personal_data_stays_out_of_the_log(tmp_path, ledger):
+def test_withdrawals_are_logged_and_personal_data_stays_out_of_the_log(tmp_path, papers_ledger):
     root = tmp_path / "store"
     root.mkdir()
     for criteria, reason in (({"author": "Ann | Other"}, "opt-out"), ({"author": "Secret Person"}, "personal-data")):
         asked = withdrawal.draft(criteria, reason=reason, requester="author", evidence="a letter of Secret Person")
         withdrawal.write(root, withdrawal.sealed(asked, ["1" * 32], {"dataset/a/1": 2, "dataset/b/1": 3}, ()))
     known = tuple(each.as_dict() for each in withdrawal.read(root))
-    paper = copyright.paper(dataclasses.replace(ledger, withdrawals=known))
+    paper = copyright.paper(dataclasses.replace(papers_ledger, withdrawals=known))
     rows = {row[3].value: row for row in toy_papers.table(paper, "Withdrawal log").rows}
     assert rows["opt-out"][5].shown() == "author: Ann | Other" and rows["opt-out"][6].value == 5
     assert rows["personal-data"][5].shown() == "kept as hashes only"
@@ -157,12 +147,12 @@ def test_withdrawals_are_logged_and_personal_data_stays_out_of_the_log(tmp_path,
 
 
 @pytest.mark.parametrize("maker", [documentation, copyright])
-def test_every_answer_of_the_forms_names_what_backs_it(ledger, maker):
-    for cell, is_head in toy_papers.cells(maker.paper(ledger)):
+def test_every_answer_of_the_forms_names_what_backs_it(papers_ledger, maker):
+    for cell, is_head in toy_papers.cells(maker.paper(papers_ledger)):
         assert cell.source or is_head or not cell.is_recorded, cell
 
 
 @pytest.mark.parametrize("maker", [documentation, copyright])
-def test_the_forms_made_again_have_the_same_bytes(store, maker):
-    one, two = (maker.paper(toy_papers.ledger_of(Store.open(store.root))) for _ in range(2))
+def test_the_forms_made_again_have_the_same_bytes(papers_store, maker):
+    one, two = (maker.paper(toy_papers.ledger_of(Store.open(papers_store.root))) for _ in range(2))
     assert render.html(one) == render.html(two) and render.as_json(one) == render.as_json(two)

@@ -11,22 +11,12 @@ from hanse.release.papers.paper import Cell, Entry, Paper, Section
 from hanse.store.stage import Store
 
 
-@pytest.fixture(scope="module")
-def store(tmp_path_factory) -> Store:
-    return toy_papers.build(tmp_path_factory.mktemp("lint") / "store")
-
-
-@pytest.fixture(scope="module")
-def ledger(store):
-    return toy_papers.ledger_of(store)
-
-
 def answered(ledger, **sections):
     return dataclasses.replace(ledger, answers=sections)
 
 
-def test_open_mandatory_questions_are_named_once(ledger):
-    papers = [summary.paper(ledger), documentation.paper(ledger), copyright.paper(ledger)]
+def test_open_mandatory_questions_are_named_once(papers_ledger):
+    papers = [summary.paper(papers_ledger), documentation.paper(papers_ledger), copyright.paper(papers_ledger)]
     found = lint.missing(papers)
     keys = [entry.key for entry in found]
     assert len(keys) == len(set(keys)) and all(entry.is_mandatory for entry in found)
@@ -35,8 +25,8 @@ def test_open_mandatory_questions_are_named_once(ledger):
     assert "provider.contact" not in keys  # the recipe says it
 
 
-def test_an_answer_closes_its_question_in_every_paper(ledger):
-    said = answered(ledger, provider={"name": "Lab"}, data={"crawler_behaviour": "It waits."})
+def test_an_answer_closes_its_question_in_every_paper(papers_ledger):
+    said = answered(papers_ledger, provider={"name": "Lab"}, data={"crawler_behaviour": "It waits."})
     keys = [
         entry.key for entry in lint.missing([summary.paper(said), documentation.paper(said), copyright.paper(said)])
     ]
@@ -48,10 +38,10 @@ def test_questions_that_only_records_answer_stay_apart():
     assert len(lint.missing([Paper("p", "", "", (Section("", "", body),))])) == 2
 
 
-def test_records_and_answers_that_agree_are_let_pass(ledger):
-    assert lint.contradictions(ledger) == []
+def test_records_and_answers_that_agree_are_let_pass(papers_ledger):
+    assert lint.contradictions(papers_ledger) == []
     said = answered(
-        ledger, provider={"contact": "lab@example.org"},
+        papers_ledger, provider={"contact": "lab@example.org"},
         data={"uses_crawled_data": True, "uses_synthetic_data": True, "latest_acquisition": "12/2999",
               "private_third_party": ["bought"], "from_model_interaction": ["chats", "forum"],
               "generator_links": {"toy-writer-7": "https://example.org"}},
@@ -82,15 +72,15 @@ def test_records_and_answers_that_agree_are_let_pass(ledger):
         ({"nonsense": {}}, ("[nonsense]: unknown section",)),
     ],
 )
-def test_an_answer_that_a_record_contradicts_is_shown_with_the_record(ledger, sections, both):
-    found = lint.contradictions(answered(ledger, **sections))
+def test_an_answer_that_a_record_contradicts_is_shown_with_the_record(papers_ledger, sections, both):
+    found = lint.contradictions(answered(papers_ledger, **sections))
     assert len(found) == 1 and found[0].startswith("answers.toml "), found
     assert all(part in found[0] for part in both), found
     assert not found[0].endswith(".")
 
 
-def test_text_obtained_after_the_last_month_that_was_stated_is_named(ledger):
-    found = lint.contradictions(answered(ledger, data={"latest_acquisition": "02/2026"}))
+def test_text_obtained_after_the_last_month_that_was_stated_is_named(papers_ledger):
+    found = lint.contradictions(answered(papers_ledger, data={"latest_acquisition": "02/2026"}))
     assert any("is 02/2026, but text of source 'news' was obtained in 03/2026" in each for each in found)
     assert not any("'web'" in each or "'books'" in each for each in found)
 

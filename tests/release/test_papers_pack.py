@@ -16,40 +16,30 @@ NAMES = ("public-summary", "model-documentation-form", "copyright-policy")
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory) -> Store:
-    return toy_papers.build(tmp_path_factory.mktemp("pack") / "store")
-
-
-@pytest.fixture(scope="module")
-def ledger(store):
-    return toy_papers.ledger_of(store)
-
-
-@pytest.fixture(scope="module")
-def folder(ledger, tmp_path_factory):
+def folder(papers_ledger, tmp_path_factory):
     place = tmp_path_factory.mktemp("papers")
-    pack.write(pack.papers(ledger), ledger, place)
+    pack.write(pack.papers(papers_ledger), papers_ledger, place)
     return place
 
 
-def test_each_paper_is_written_in_three_forms_and_linked_from_the_index(ledger, folder):
+def test_each_paper_is_written_in_three_forms_and_linked_from_the_index(papers_ledger, folder):
     names = sorted(path.name for path in folder.iterdir())
-    papers = [paper.name for paper in pack.papers(ledger)]
+    papers = [paper.name for paper in pack.papers(papers_ledger)]
     assert names == sorted([pack.INDEX, *(f"{name}{form}" for name in papers for form in pack.FORMS)])
     assert set(NAMES) < set(papers) and len(set(papers)) == len(papers)
     tree = parser.document_fromstring((folder / pack.INDEX).read_bytes())
     assert sorted(each.get("href") for each in tree.xpath("//a")) == sorted(set(names) - {pack.INDEX})
 
 
-def test_written_again_every_file_has_the_same_bytes(store, folder, tmp_path):
-    again = toy_papers.ledger_of(Store.open(store.root))
+def test_written_again_every_file_has_the_same_bytes(papers_store, folder, tmp_path):
+    again = toy_papers.ledger_of(Store.open(papers_store.root))
     for name in pack.write(pack.papers(again), again, tmp_path):
         assert (tmp_path / name).read_bytes() == (folder / name).read_bytes(), name
 
 
-def test_no_paper_names_this_machine(store, folder):
+def test_no_paper_names_this_machine(papers_store, folder):
     for path in folder.iterdir():
-        assert str(store.root) not in path.read_text(encoding="utf-8"), path.name
+        assert str(papers_store.root) not in path.read_text(encoding="utf-8"), path.name
 
 
 def test_every_cell_of_every_paper_names_its_record_or_is_not_recorded(folder):
@@ -61,10 +51,11 @@ def test_every_cell_of_every_paper_names_its_record_or_is_not_recorded(folder):
                     assert part["shown"]
 
 
-def test_every_paper_says_what_it_was_made_from_and_how_to_check_it(ledger, folder):
-    for paper in pack.papers(ledger):
+def test_every_paper_says_what_it_was_made_from_and_how_to_check_it(papers_ledger, folder):
+    for paper in pack.papers(papers_ledger):
         text = (folder / f"{paper.name}.md").read_text(encoding="utf-8").replace("\\", "")
-        assert f"sha256:{pack.digest(ledger)}" in text and ledger.key_fingerprint in text and "verify.py --key" in text
+        for words in (f"sha256:{pack.digest(papers_ledger)}", papers_ledger.key_fingerprint, "verify.py --key"):
+            assert words in text
 
 
 @pytest.mark.parametrize(
@@ -75,21 +66,21 @@ def test_every_paper_says_what_it_was_made_from_and_how_to_check_it(ledger, fold
     ],
     ids=lambda change: next(iter(change)),
 )  # fmt: skip
-def test_whatever_a_paper_is_made_of_changes_its_digest(ledger, change):
-    assert pack.digest(dataclasses.replace(ledger, **change)) != pack.digest(ledger)
+def test_whatever_a_paper_is_made_of_changes_its_digest(papers_ledger, change):
+    assert pack.digest(dataclasses.replace(papers_ledger, **change)) != pack.digest(papers_ledger)
 
 
-def test_an_ancestor_made_anew_changes_the_digest(ledger):
-    first, *others = ledger.ancestors
+def test_an_ancestor_made_anew_changes_the_digest(papers_ledger):
+    first, *others = papers_ledger.ancestors
     for change in ({"digest": "3" * 64}, {"record_digest": "4" * 64}):
         changed = (dataclasses.replace(first, **change), *others)
-        assert pack.digest(dataclasses.replace(ledger, ancestors=changed)) != pack.digest(ledger)
+        assert pack.digest(dataclasses.replace(papers_ledger, ancestors=changed)) != pack.digest(papers_ledger)
 
 
-def test_two_papers_of_one_name_are_a_mistake(ledger, tmp_path):
+def test_two_papers_of_one_name_are_a_mistake(papers_ledger, tmp_path):
     paper = Paper("p", "T", "", (Section("", "S", (Entry("", "Q", Cell(1, "r")),)),))
     with pytest.raises(ValueError, match="two papers are called p"):
-        pack.write([paper, paper], ledger, tmp_path)
+        pack.write([paper, paper], papers_ledger, tmp_path)
 
 
 def test_the_example_answers_leave_nothing_open_about_the_embedded_recipe(tmp_path):
@@ -111,6 +102,6 @@ def test_the_index_leads_with_the_public_summary(folder):
     assert first is not None and first[1] == "public-summary.html"
 
 
-def test_a_downstream_view_can_be_written_of_any_paper(ledger):
-    for paper in pack.papers(ledger):
+def test_a_downstream_view_can_be_written_of_any_paper(papers_ledger):
+    for paper in pack.papers(papers_ledger):
         assert render.markdown(paper, reader="DP").startswith(f"# {paper.title[:1]}")

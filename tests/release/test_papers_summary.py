@@ -22,18 +22,8 @@ REAL = Path(__file__).parents[2] / "build" / "bench" / "store"
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory) -> Store:
-    return toy_papers.build(tmp_path_factory.mktemp("papers") / "store")
-
-
-@pytest.fixture(scope="module")
-def ledger(store):
-    return toy_papers.ledger_of(store)
-
-
-@pytest.fixture(scope="module")
-def paper(ledger):
-    return summary.paper(ledger)
+def paper(papers_ledger):
+    return summary.paper(papers_ledger)
 
 
 def answered(ledger, **sections):
@@ -49,8 +39,8 @@ def test_sections_have_the_numbers_and_order_of_the_template(paper):
     assert titles["3.1"] == "Respect of reservation of rights from text and data mining exception or limitation"
 
 
-def test_every_count_of_documents_is_what_its_own_query_gives_in_sqlite(store, paper):
-    base, asked = toy_papers.in_sqlite(store.find("dataset/trail")), 0
+def test_every_count_of_documents_is_what_its_own_query_gives_in_sqlite(papers_store, paper):
+    base, asked = toy_papers.in_sqlite(papers_store.find("dataset/trail")), 0
     for table in toy_papers.tables(paper):
         if not {"documents", "bytes"} <= set(table.columns):
             continue
@@ -70,7 +60,7 @@ def test_every_count_of_documents_is_what_its_own_query_gives_in_sqlite(store, p
     assert asked == 15
 
 
-def test_the_sum_over_languages_is_the_whole(ledger, paper):
+def test_the_sum_over_languages_is_the_whole(paper):
     rows = toy_papers.table(paper, "Text by language").rows
     kept = [row for row in toy_papers.documents() if row["split"] == "train"]
     assert sum(row[2].value for row in rows) == len(kept) == toy_papers.entry(paper, "Documents").cell.value
@@ -115,20 +105,20 @@ def test_a_source_of_unknown_origin_turns_every_no_into_a_question(tmp_path):
     assert said.value is False and said.source == "answers.toml data.uses_crawled_data"
 
 
-def test_private_datasets_are_unknown_until_somebody_says_which_sources_are(ledger, paper):
+def test_private_datasets_are_unknown_until_somebody_says_which_sources_are(papers_ledger, paper):
     assert not toy_papers.entry(paper, "Private datasets obtained").cell.is_recorded
-    none = summary.paper(answered(ledger, data={"private_third_party": []}))
+    none = summary.paper(answered(papers_ledger, data={"private_third_party": []}))
     assert toy_papers.entry(none, "Private datasets obtained").cell.value is False
-    some = summary.paper(answered(ledger, data={"private_third_party": ["bought"]}))
+    some = summary.paper(answered(papers_ledger, data={"private_third_party": ["bought"]}))
     assert toy_papers.entry(some, "Private datasets obtained").cell.shown() == "yes: bought"
     assert toy_papers.entry(some, "Other sources used").cell.shown() == "yes: atlas"
 
 
-def test_user_data_asks_where_it_comes_from(ledger, paper):
+def test_user_data_asks_where_it_comes_from(papers_ledger, paper):
     for question in ("Data from interactions", "Data from the provider's other"):
         assert not toy_papers.entry(paper, question).cell.is_recorded
     said = {"from_model_interaction": ["chats"], "from_other_services": []}
-    paper = summary.paper(answered(ledger, data=said))
+    paper = summary.paper(answered(papers_ledger, data=said))
     assert toy_papers.entry(paper, "Data from interactions").cell.value is True
     assert toy_papers.entry(paper, "Data from the provider's other").cell.value is False
 
@@ -143,14 +133,14 @@ def test_large_public_datasets_are_named_with_link_version_and_share(paper):
     assert "20 bytes" in table.note and "poems" in table.note
 
 
-def test_the_largest_tenth_of_the_domains_is_listed(ledger, paper):
+def test_the_largest_tenth_of_the_domains_is_listed(papers_ledger, paper):
     table = toy_papers.table(paper, "Most relevant domain")
     assert [row[0].value for row in table.rows] == ["site29.example", "site28.example", "site27.example"]
     assert "3 of 30" in table.note and "1 crawled documents name no host" in table.note
     assert "does not say" in table.note
-    small = toy_papers.table(summary.paper(answered(ledger, provider={"is_sme": True})), "Most relevant domain")
+    small = toy_papers.table(summary.paper(answered(papers_ledger, provider={"is_sme": True})), "Most relevant domain")
     assert [row[0].value for row in small.rows] == ["site29.example", "site28.example"]
-    large = toy_papers.table(summary.paper(answered(ledger, provider={"is_sme": False})), "Most relevant domain")
+    large = toy_papers.table(summary.paper(answered(papers_ledger, provider={"is_sme": False})), "Most relevant domain")
     assert len(large.rows) == 3 and "does not say" not in large.note
 
 
@@ -170,12 +160,12 @@ def test_size_bands_begin_and_end_where_the_template_says(tokens, band):
     assert summary.size_band(tokens).startswith(band)
 
 
-def test_the_latest_date_is_asked_for_while_a_source_has_none(ledger, paper):
+def test_the_latest_date_is_asked_for_while_a_source_has_none(papers_ledger, paper):
     entry = toy_papers.entry(paper, "Latest date")
     assert not entry.cell.is_recorded and entry.key == "data.latest_acquisition"  # conversations carry no dates
     dates = {row[0].value.split()[0]: row[1].shown() for row in toy_papers.table(paper, "Dates of acquisition").rows}
     assert dates["news"] == "03/2026" and dates["web"] == "02/2026" and dates["chats"] == NOT_RECORDED
-    said = summary.paper(answered(ledger, data={"latest_acquisition": "03/2026"}))
+    said = summary.paper(answered(papers_ledger, data={"latest_acquisition": "03/2026"}))
     assert toy_papers.entry(said, "Latest date").cell.shown() == "03/2026"
 
 
@@ -187,10 +177,10 @@ def test_the_latest_date_is_that_of_the_last_document_where_all_have_one(tmp_pat
     assert cell.value == "2026-03-09" and cell.shown() == "03/2026" and "max(retrieved)" in cell.source
 
 
-def test_models_that_wrote_text_are_listed_with_the_link_that_people_give(ledger, paper):
+def test_models_that_wrote_text_are_listed_with_the_link_that_people_give(papers_ledger, paper):
     table = toy_papers.table(paper, "AI models that wrote")
     assert [(row[0].value, row[1].shown()) for row in table.rows] == [("toy-writer-7", NOT_RECORDED)]
-    linked = summary.paper(answered(ledger, data={"generator_links": {"toy-writer-7": "https://example.org/w"}}))
+    linked = summary.paper(answered(papers_ledger, data={"generator_links": {"toy-writer-7": "https://example.org/w"}}))
     assert toy_papers.table(linked, "AI models that wrote").rows[0][1].value == "https://example.org/w"
 
 
@@ -199,7 +189,7 @@ def test_text_written_by_rules_is_no_text_of_an_ai_model(paper):
     assert toy_papers.table(paper, "Facts it is written from").rows[0][0].value == "tables"
 
 
-def test_a_model_that_goes_on_from_others_weights_has_to_name_them(tmp_path, ledger, paper):
+def test_a_model_that_goes_on_from_others_weights_has_to_name_them(tmp_path, paper):
     fresh = toy_papers.entry(paper, "Model dependencies").cell
     assert fresh.value == NOT_APPLICABLE and "random weights" in fresh.shown()
     store = toy_papers.build(tmp_path / "s", start={"model.safetensors": "1" * 64})
@@ -210,10 +200,10 @@ def test_a_model_that_goes_on_from_others_weights_has_to_name_them(tmp_path, led
     assert cell.value.startswith("Big 1") and "model.start" in cell.source
 
 
-def test_the_predecessor_is_named_with_its_digest(store, ledger, paper):
+def test_the_predecessor_is_named_with_its_digest(papers_store, papers_ledger, paper):
     assert toy_papers.entry(paper, "Predecessor").cell.value == NOT_APPLICABLE
-    before = store.find("evaluation/trail-chat")
-    cell = toy_papers.entry(summary.paper(dataclasses.replace(ledger, predecessor=before)), "Predecessor").cell
+    before = papers_store.find("evaluation/trail-chat")
+    cell = toy_papers.entry(summary.paper(dataclasses.replace(papers_ledger, predecessor=before)), "Predecessor").cell
     assert cell.value == before.ref and before.digest in cell.source
 
 
@@ -228,14 +218,15 @@ def test_no_answer_is_left_empty_in_the_markdown(paper):
             assert all(part.strip() for part in re.split(r"(?<!\\)\|", line)[1:-1]), line
 
 
-def test_made_again_from_the_same_store_it_has_the_same_bytes(store, paper):
-    again = summary.paper(toy_papers.ledger_of(Store.open(store.root)))
+def test_made_again_from_the_same_store_it_has_the_same_bytes(papers_store, paper):
+    again = summary.paper(toy_papers.ledger_of(Store.open(papers_store.root)))
     for form in (render.markdown, render.html, render.as_json):
         assert form(again) == form(paper)
 
 
-def test_nothing_is_guessed_about_a_record_that_says_nothing(store, ledger):
-    bare = dataclasses.replace(ledger, ancestors=(ledger.model, ledger.evaluation), contact="", credits=[])
+def test_nothing_is_guessed_about_a_record_that_says_nothing(papers_ledger):
+    left = (papers_ledger.model, papers_ledger.evaluation)
+    bare = dataclasses.replace(papers_ledger, ancestors=left, contact="", credits=[])
     paper = summary.paper(bare)
     for question in (
         "Modality: text",
@@ -247,14 +238,14 @@ def test_nothing_is_guessed_about_a_record_that_says_nothing(store, ledger):
         assert not toy_papers.entry(paper, question).cell.is_recorded, question
 
 
-def test_counts_of_nothing_are_zero_only_where_everything_was_counted(ledger):
-    found = [row for row in counted(ledger, "language") if row.values["language"] == "de"]
-    assert documents_cell(ledger, found).value == 0
-    no_table = dataclasses.replace(ledger.ancestors[1], path=ledger.model.path)
+def test_counts_of_nothing_are_zero_only_where_everything_was_counted(papers_ledger):
+    found = [row for row in counted(papers_ledger, "language") if row.values["language"] == "de"]
+    assert documents_cell(papers_ledger, found).value == 0
+    no_table = dataclasses.replace(papers_ledger.ancestors[1], path=papers_ledger.model.path)
     lost = dataclasses.replace(
-        ledger, ancestors=tuple(no_table if a.kind == "dataset" else a for a in ledger.ancestors)
+        papers_ledger, ancestors=tuple(no_table if a.kind == "dataset" else a for a in papers_ledger.ancestors)
     )
-    assert ledger.ancestors[1].kind == "dataset" and documents_cell(lost, found).value is None
+    assert papers_ledger.ancestors[1].kind == "dataset" and documents_cell(lost, found).value is None
 
 
 @pytest.mark.parametrize(
@@ -275,11 +266,11 @@ def test_a_record_that_was_damaged_is_named_in_one_sentence(tmp_path, ref, name,
 
 
 @pytest.mark.skipif(not (REAL / "store.json").is_file(), reason="the benchmark's store of real text is not built")
-def test_figures_of_real_text_are_those_that_arrow_counts(ledger):
+def test_figures_of_real_text_are_those_that_arrow_counts(papers_ledger):
     store = Store.open(REAL, create=False)
     data, shards = store.find("dataset/europe"), store.find("shards/europe")
-    models = [each for each in ledger.ancestors if each.kind in ("model", "evaluation")]
-    paper = summary.paper(dataclasses.replace(ledger, ancestors=(data, shards, *models)))
+    models = [each for each in papers_ledger.ancestors if each.kind in ("model", "evaluation")]
+    paper = summary.paper(dataclasses.replace(papers_ledger, ancestors=(data, shards, *models)))
     rows = pq.read_table(data.path / "documents.parquet", columns=["split", "language", "bytes"])
     train = rows.filter(pc.equal(rows["split"], "train")).group_by("language")
     counts = {row["language"]: row for row in train.aggregate([("bytes", "sum"), ("bytes", "count")]).to_pylist()}

@@ -1,6 +1,7 @@
 """What licensed text brought in, what it pays, and contracts that ended: counted by hand, and cents that add up."""
 
 import json
+import shutil
 from fractions import Fraction
 
 import pytest
@@ -14,21 +15,12 @@ from hanse.release.papers import render
 from hanse.release.shares import paper as board
 from hanse.release.shares.licensed import concerns, shares
 from hanse.release.shares.payout import RULES, Claim, Terms, largest_remainder, payout, shared_out
+from hanse.store.stage import Store
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory):
-    return make_store(tmp_path_factory.mktemp("licensed") / "store")
-
-
-@pytest.fixture(scope="module")
-def ledger(store):
-    return ledger_of(store)
-
-
-@pytest.fixture(scope="module")
-def found(ledger):
-    return shares(ledger.ancestors)
+def found(licensed_ledger):
+    return shares(licensed_ledger.ancestors)
 
 
 def changed(tmp_path, **changes):
@@ -87,12 +79,8 @@ def test_licensed_conversations_share_the_tokens_of_the_step_by_bytes(tmp_path, 
     assert spoken == {"Forum": Fraction(200), "Talkers": Fraction(400)}  # 600 tokens of the step, one text in three
 
 
-def test_a_run_that_kept_no_mixture_is_not_guessed_at(store, tmp_path):
-    import shutil
-
-    from hanse.store.stage import Store
-
-    copy = Store.open(shutil.copytree(store.root, tmp_path / "copy"))
+def test_a_run_that_kept_no_mixture_is_not_guessed_at(licensed_store, tmp_path):
+    copy = Store.open(shutil.copytree(licensed_store.root, tmp_path / "copy"))
     (copy.root / "model/toy-base/1/mixture.json").unlink()
     counted = shares(ledger_of(copy).ancestors)
     assert counted.licensed[0].claim.trained is None and counted.licensed[0].tokens == 150
@@ -197,8 +185,8 @@ def test_every_rule_is_a_pure_function_of_its_claims(found):
 # --------------------------------------------------------------------------- contracts
 
 
-def test_a_contract_in_force_raises_no_concern(ledger):
-    assert concerns(ledger.ancestors, made="2030-01-01T00:00:00Z") == []
+def test_a_contract_in_force_raises_no_concern(licensed_ledger):
+    assert concerns(licensed_ledger.ancestors, made="2030-01-01T00:00:00Z") == []
 
 
 def test_a_contract_that_ended_before_training_is_named(tmp_path):
@@ -215,11 +203,11 @@ def test_a_contract_that_began_after_training_is_named(tmp_path):
     assert noted.kind == "not-in-force" and "begins on 2089-01-01" in noted.what
 
 
-def test_days_count_from_the_release_and_never_from_the_clock(ledger):
-    (soon,) = concerns(ledger.ancestors, made="2090-06-20T12:00:00Z", warn_days=10)
+def test_days_count_from_the_release_and_never_from_the_clock(licensed_ledger):
+    (soon,) = concerns(licensed_ledger.ancestors, made="2090-06-20T12:00:00Z", warn_days=10)
     assert soon.kind == "ends-soon" and "10 days after" in soon.what
-    assert concerns(ledger.ancestors, made="2090-06-20T12:00:00Z", warn_days=9) == []
-    assert {each.kind for each in concerns(ledger.ancestors, made="2091-01-01T00:00:00Z")} == {"expired"}
+    assert concerns(licensed_ledger.ancestors, made="2090-06-20T12:00:00Z", warn_days=9) == []
+    assert {each.kind for each in concerns(licensed_ledger.ancestors, made="2091-01-01T00:00:00Z")} == {"expired"}
 
 
 def test_a_contract_without_a_last_day_is_named(tmp_path):
@@ -254,9 +242,9 @@ def test_answers_become_terms_in_cents():
     assert board.terms({}) == Terms()
 
 
-def test_the_paper_shows_text_payout_and_contracts(store):
+def test_the_paper_shows_text_payout_and_contracts(licensed_store):
     said = {"contracts": {"fund": 1000, "rule": "tokens", "cap": 500}}
-    paper = board.paper(ledger_of(store, answers=said))
+    paper = board.paper(ledger_of(licensed_store, answers=said))
     text = render.markdown(paper)
     for line in (
         "| Daily Press | C-1 | daily | 2 | 600 | 150 | 2.0000 | 300 | 66.67% | 18.75% |",
@@ -265,11 +253,11 @@ def test_the_paper_shows_text_payout_and_contracts(store):
         "| C-2 | Publisher B | 2020-01-01 |",
     ):
         assert line in text, (line, text)
-    assert render.as_json(paper) == render.as_json(board.paper(ledger_of(store, answers=said)))
+    assert render.as_json(paper) == render.as_json(board.paper(ledger_of(licensed_store, answers=said)))
 
 
-def test_without_a_fund_nothing_is_paid_and_the_paper_says_so(ledger):
-    text = render.markdown(board.paper(ledger))
+def test_without_a_fund_nothing_is_paid_and_the_paper_says_so(licensed_ledger):
+    text = render.markdown(board.paper(licensed_ledger))
     assert "| 2.1 Fund | not recorded |" in text and "due" not in text
 
 
@@ -280,8 +268,9 @@ def test_a_release_without_licensed_text_says_not_applicable(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def released(store):
-    """A release of the store's model; what stands in its folder is of no account here."""
+def released(licensed_store, tmp_path_factory):
+    """A store with a release of the model; what stands in its folder is of no account here."""
+    store = Store.open(shutil.copytree(licensed_store.root, tmp_path_factory.mktemp("released") / "store"))
     inputs = {"model": store.find("model/toy-chat"), "evaluation": store.find("evaluation/toy-chat")}
     write = lambda work: (work.folder / "README.md").write_text("x") and None  # noqa: E731
     store.build("release", "toy", "1", definition={}, inputs=inputs, make=write)

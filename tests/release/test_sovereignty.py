@@ -24,16 +24,6 @@ UNION = {
 }  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def store(tmp_path_factory):
-    return make_store(tmp_path_factory.mktemp("card") / "store")
-
-
-@pytest.fixture(scope="module")
-def ledger(store):
-    return ledger_of(store)
-
-
 def levels(ledger, **said):
     asked = replace(ledger, answers={"sovereignty": said})
     return {number: (each.low, each.high) for number, each in objectives(asked, components(asked)).items()}
@@ -55,8 +45,8 @@ def test_every_fact_names_its_source_and_the_day_it_was_read():
         assert {"publisher", "licence", "substitute", "effect"} <= set(entry), entry["name"]
 
 
-def test_components_come_from_the_records(ledger):
-    found = components(ledger)
+def test_components_come_from_the_records(licensed_ledger):
+    found = components(licensed_ledger)
     assert set(of_kind(found, "data")) == {"daily", "novels", "laws", "chat"}
     assert of_kind(found, "data")["daily"].country == Cell("DK", "dataset/toy/1 step.json source.0.jurisdiction")
     assert of_kind(found, "data")["daily"].licence.value == "contract C-1"
@@ -69,14 +59,14 @@ def test_components_come_from_the_records(ledger):
     assert all(each.name.source for each in found if each.name.is_recorded)
 
 
-def test_a_package_that_is_not_in_the_table_is_not_recorded(ledger, monkeypatch):
+def test_a_package_that_is_not_in_the_table_is_not_recorded(licensed_ledger, monkeypatch):
     known = {**facts(), "package": [entry for entry in facts()["package"] if entry["name"] != "numpy"]}
     monkeypatch.setattr(parts, "facts", lambda: known)
-    numpy = next(each for each in components(ledger) if str(each.name.value).startswith("numpy "))
+    numpy = next(each for each in components(licensed_ledger) if str(each.name.value).startswith("numpy "))
     for cell in (numpy.origin, numpy.country, numpy.licence, numpy.substitute, numpy.effect):
         assert cell.shown() == "not recorded" and not cell.source
     assert numpy.is_free is None
-    assert objectives(ledger, components(ledger))["SOV-6"].low == 0
+    assert objectives(licensed_ledger, components(licensed_ledger))["SOV-6"].low == 0
 
 
 @pytest.mark.parametrize(
@@ -89,12 +79,12 @@ def test_a_chip_is_known_by_a_word_of_its_name(device, maker):
     assert parts._chip(device).get("maker") == maker
 
 
-def test_what_a_person_says_fills_gaps_and_replaces_no_fact(ledger):
+def test_what_a_person_says_fills_gaps_and_replaces_no_fact(licensed_ledger):
     said = {
         "packages": {"numpy": {"origin": "me"}, "daft": {"country": "US"}},
         "chips": {"AMD EPYC 9654": {"origin": "me"}},
     }
-    found = components(replace(ledger, answers={"sovereignty": said}))
+    found = components(replace(licensed_ledger, answers={"sovereignty": said}))
     numpy = next(each for each in found if str(each.name.value).startswith("numpy "))
     daft = next(each for each in found if str(each.name.value).startswith("daft "))
     assert numpy.origin.value == "NumFOCUS (fiscal sponsor)"
@@ -102,27 +92,27 @@ def test_what_a_person_says_fills_gaps_and_replaces_no_fact(ledger):
     assert of_kind(found, "chip")["AMD EPYC 9654"].origin.value == "Advanced Micro Devices, Inc."
 
 
-def test_what_nobody_knows_spans_from_worst_to_best(ledger):
-    found = levels(ledger)
+def test_what_nobody_knows_spans_from_worst_to_best(licensed_ledger):
+    found = levels(licensed_ledger)
     assert found["SOV-1"] == found["SOV-2"] == (0, 4)
     assert found["SOV-7"] == (1, 4)  # it is signed; who keeps it safe is not known
     assert found["SOV-5"] == (1, 1)  # the chip is known, and not of the Union
 
 
-def test_an_objective_is_as_strong_as_its_weakest_part(ledger):
-    found = levels(ledger, **UNION)
+def test_an_objective_is_as_strong_as_its_weakest_part(licensed_ledger):
+    found = levels(licensed_ledger, **UNION)
     assert found["SOV-1"] == found["SOV-2"] == (4, 4)
     assert found["SOV-3"] == (1, 3)  # novels from Norway, under a contract that nothing here can read
     assert found["SOV-4"] == (3, 3)  # packages from the United States that anybody may keep and change
     assert found["SOV-5"] == (1, 1) and found["SOV-6"] == (4, 4) and found["SOV-7"] == (4, 4)
     outside = {**UNION, "hosts": {**UNION["hosts"], "Mirror": {"country": "US"}}}
-    assert levels(ledger, **outside)["SOV-2"] == (0, 0)
+    assert levels(licensed_ledger, **outside)["SOV-2"] == (0, 0)
     behind = {**UNION, "hosts": {"Cloud": {"country": "IE", "control_country": "US"}}}
-    assert levels(ledger, **behind)["SOV-2"] == (1, 1)
+    assert levels(licensed_ledger, **behind)["SOV-2"] == (1, 1)
 
 
-def test_the_score_is_the_weighted_sum_in_percent(ledger):
-    asked = replace(ledger, answers={"sovereignty": UNION})
+def test_the_score_is_the_weighted_sum_in_percent(licensed_ledger):
+    asked = replace(licensed_ledger, answers={"sovereignty": UNION})
     found = objectives(asked, components(asked))
     assert (found["SOV-8"].low, found["SOV-8"].high) == (1, 1)  # energy was measured, the grid is not in the Union
     by_hand = 15 * 4 + 10 * 4 + 15 * 3 + 20 * 1 + 15 * 4 + 10 * 4 + 5 * 1  # all but SOV-3, in quarters
@@ -132,10 +122,10 @@ def test_the_score_is_the_weighted_sum_in_percent(ledger):
 
 
 @pytest.mark.parametrize("key", ["provider_country", "operators_country", "security_country", "grid_country"])
-def test_an_answer_never_makes_the_range_wider(ledger, key):
-    before = levels(ledger)
+def test_an_answer_never_makes_the_range_wider(licensed_ledger, key):
+    before = levels(licensed_ledger)
     for country in ("DK", "US"):
-        after = levels(ledger, **{key: country})
+        after = levels(licensed_ledger, **{key: country})
         for number, (low, high) in after.items():
             assert before[number][0] <= low <= high <= before[number][1]
 
@@ -161,9 +151,9 @@ def test_a_chip_that_is_only_designed_in_the_union_depends_on_others(made_in, wa
         ({"base_model": "x"}, "has to be a section"),
     ],
 )
-def test_answers_that_do_not_fit_are_refused_with_their_key(ledger, said, words):
+def test_answers_that_do_not_fit_are_refused_with_their_key(licensed_ledger, said, words):
     with pytest.raises(InputError, match=words):
-        sovereignty.paper(replace(ledger, answers={"sovereignty": said}))
+        sovereignty.paper(replace(licensed_ledger, answers={"sovereignty": said}))
 
 
 def test_a_model_that_was_continued_hangs_on_the_one_before(tmp_path):
@@ -188,14 +178,14 @@ def test_text_that_may_not_be_used_commercially_is_not_free(tmp_path):
     assert of_kind(components(closed), "data")["laws"].is_free is False
 
 
-def test_the_card_says_whose_reading_it_is_and_every_cell_has_its_source(ledger):
-    paper = sovereignty.paper(ledger)
+def test_the_card_says_whose_reading_it_is_and_every_cell_has_its_source(licensed_ledger):
+    paper = sovereignty.paper(licensed_ledger)
     assert "no rating by the Commission" in paper.about
     for section in paper.sections:
         for part in section.body:
             for cell in (each for row in part.rows for each in row) if isinstance(part, Table) else ():
                 assert cell.source or not cell.is_recorded, cell
-    assert render.as_json(paper) == render.as_json(sovereignty.paper(ledger))
+    assert render.as_json(paper) == render.as_json(sovereignty.paper(licensed_ledger))
     assert "unknown: SEAL-0 to SEAL-4" in render.markdown(paper)
 
 

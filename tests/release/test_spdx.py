@@ -1,6 +1,5 @@
 """The AI-BOM in SPDX 3: what it says, that its own model reads it back, and where the G7's minimum elements stand."""
 
-import dataclasses
 import io
 import json
 import os
@@ -11,14 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from paper_store import HOSTILE, ledger_of, make_store
+from paper_store import HOSTILE
 
 from hanse.release.papers.bill import bill
 from hanse.release.papers.dataset_facts import datasets
 from hanse.release.papers.machine import as_json
 from hanse.release.papers.spdx import spdx
-
-ANSWERS = {"provider": {"name": "Lab"}, "model": {"intended_uses": "play", "release_date": "2026-11-30"}}
 
 
 def document(ledger) -> dict[str, Any]:
@@ -26,27 +23,13 @@ def document(ledger) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory) -> Path:
-    place = tmp_path_factory.mktemp("spdx") / "s"
-    make_store(place)
-    return place
+def found(hostile_ledger) -> dict[str, Any]:
+    return document(hostile_ledger)
 
 
 @pytest.fixture(scope="module")
-def ledger(place):
-    from hanse.store.stage import Store
-
-    return ledger_of(Store.open(place))
-
-
-@pytest.fixture(scope="module")
-def found(ledger) -> dict[str, Any]:
-    return document(ledger)
-
-
-@pytest.fixture(scope="module")
-def answered(ledger) -> dict[str, Any]:
-    return document(dataclasses.replace(ledger, answers=ANSWERS, answers_digest="00" * 32))
+def answered(answered_ledger) -> dict[str, Any]:
+    return document(answered_ledger)
 
 
 def of_type(found: dict[str, Any], kind: str) -> dict[str, dict[str, Any]]:
@@ -108,9 +91,9 @@ def test_models_descend_from_models_and_were_trained_on_texts(found):
     assert descent["dataset/toy/1"] == [HOSTILE, "laws", "atlas"]
 
 
-def test_the_model_says_what_the_records_say(found, ledger):
+def test_the_model_says_what_the_records_say(found, hostile_ledger):
     model = of_type(found, "ai_AIPackage")["model/toy-chat/1"]
-    assert model["verifiedUsing"][0]["hashValue"] == ledger.model.digest
+    assert model["verifiedUsing"][0]["hashValue"] == hostile_ledger.model.digest
     metrics = {each["key"]: each["value"] for each in model["ai_metric"]}
     assert metrics == {
         "exact_answer; da, all": "0.975 (95 % interval 0.9 to 1.0), n = 40",
@@ -147,8 +130,8 @@ def test_licences_are_declared_once_each_and_nobody_concludes_more(found):
     assert expressions[declared["conversations/toy/1"][0]] == "MIT"
 
 
-def test_software_of_the_run_is_what_the_records_name(found, ledger):
-    told = ledger.model.record["predicate"]["buildDefinition"]["internalParameters"]["packages"]
+def test_software_of_the_run_is_what_the_records_name(found, hostile_ledger):
+    told = hostile_ledger.model.record["predicate"]["buildDefinition"]["internalParameters"]["packages"]
     packages = {n: e["software_packageVersion"] for n, e in of_type(found, "software_Package").items() if n in told}
     assert packages == told
     torch = of_type(found, "software_Package")["numpy"]
@@ -157,7 +140,7 @@ def test_software_of_the_run_is_what_the_records_name(found, ledger):
     assert {"key": "runtime.device_name", "type": "DictionaryEntry", "value": "H100"} in build["build_environment"]
 
 
-def test_equal_records_give_equal_bytes_in_another_process(place, found):
+def test_equal_records_give_equal_bytes_in_another_process(hostile_store, found):
     program = (
         "import sys; sys.path.insert(0, sys.argv[2]);"
         "from pathlib import Path; from hanse.store.stage import Store; from paper_store import ledger_of;"
@@ -168,8 +151,8 @@ def test_equal_records_give_equal_bytes_in_another_process(place, found):
     )
     for seed in ("1", "2"):
         done = subprocess.run(
-            [sys.executable, "-c", program, str(place), str(Path(__file__).parent)], capture_output=True, check=True,
-            env={**os.environ, "PYTHONHASHSEED": seed},
+            [sys.executable, "-c", program, str(hostile_store.root), str(Path(__file__).parent)],
+            capture_output=True, check=True, env={**os.environ, "PYTHONHASHSEED": seed},
         )  # fmt: skip
         assert done.stdout == as_json(found)
 

@@ -168,7 +168,9 @@ def test_report_without_tokenizer_and_shards_says_not_recorded(run):
 
 def test_dataset_without_anything_special_makes_a_page(tmp_path):
     folder = toy.write_dataset(tmp_path / "plain", [toy.document(1)])
-    Page(render("T", [data.chapter(figures.Folders(folder))]))
+    chapter = data.chapter(figures.Folders(folder))
+    assert dict(chapter.facts)["documents read"] == "1"
+    assert "documents read" in " ".join(Page(render("T", [chapter])).words)
 
 
 def test_sums_of_an_older_dataset_are_refused_in_one_sentence(tmp_path):

@@ -7,6 +7,7 @@ import socket
 import threading
 from collections.abc import Iterator
 from contextlib import suppress
+from pathlib import Path
 
 import httpx
 import openai
@@ -20,6 +21,7 @@ USER = [{"role": "user", "content": "x"}]
 CHAT = "/v1/chat/completions"
 BODY = json.dumps({"model": MODEL, "messages": USER}).encode()
 STREAM = json.dumps({"model": MODEL, "messages": USER, "stream": True}).encode()
+SOCKETS = Path("/proc/net/tcp")
 
 
 def head(length: int | None, body_kind: str = "application/json") -> bytes:
@@ -205,6 +207,29 @@ def test_all_choices_end_when_the_client_leaves(hanging: Scripted) -> None:
         stream.close()
         until(lambda: hanging.running == 0)
         api.settle()
+
+
+def test_a_client_that_closes_its_sending_half_ends_its_answer(hanging: Scripted) -> None:
+    with serving(hanging) as api, api.connect() as connection:
+        connection.sendall(head(len(STREAM)) + STREAM)
+        until(lambda: hanging.running == 1)
+        connection.shutdown(socket.SHUT_WR)
+        until(lambda: hanging.running == 0)
+        api.settle()
+
+
+@pytest.mark.skipif(not SOCKETS.exists(), reason="looks into /proc")
+def test_the_kernel_looks_for_clients_that_vanished_without_a_word(tokenizer: Tokenizer) -> None:
+    with serving(Scripted(tokenizer)) as api, api.connect() as connection:
+        connection.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert connection.recv(65536).startswith(b"HTTP/1.1 200")
+        ends = f":{api.port:04X}", f":{connection.getsockname()[1]:04X}"
+
+        def has_keepalive_timer() -> bool:
+            rows = [line.split() for line in SOCKETS.read_text().splitlines()]
+            return any(row[5].startswith("02:") for row in rows if (row[1][-5:], row[2][-5:]) == ends)
+
+        until(has_keepalive_timer)
 
 
 # --------------------------------------------------------------------------- engines that do not answer

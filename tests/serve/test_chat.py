@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from tokenizers import Tokenizer
 
@@ -18,6 +19,8 @@ from hanse.serve import chat
 from hanse.serve.chat import Chat, Sampling, is_tuned
 from hanse.serve.engine import Engine
 from hanse.serve.request import Output, Request
+from hanse.trace import passages
+from hanse.trace.passages import Filter, hashes_of
 from hanse.tune.template import render
 
 
@@ -31,7 +34,7 @@ def folder(model: Transformer, tokenizer: Tokenizer, tmp_path_factory: pytest.Te
 
 def options(**changes: Any) -> argparse.Namespace:
     defaults = {"prompt": None, "system": None, "temperature": 0.0, "top_p": 1.0, "max_tokens": 12, "seed": 0}
-    return argparse.Namespace(**{**defaults, "device": "cpu", "threads": 1, **changes})
+    return argparse.Namespace(**{**defaults, "device": "cpu", "threads": 1, "withdrawn": None, **changes})
 
 
 def typing_in(monkeypatch: pytest.MonkeyPatch, *lines: Any) -> None:
@@ -102,6 +105,38 @@ def test_ctrl_c_during_a_single_answer_leaves_with_130(folder: Path, monkeypatch
 
     monkeypatch.setattr(Engine, "outputs", outputs)
     assert chat.run(folder, options(prompt="x")) == 130
+
+
+def test_an_answer_ends_before_a_withdrawn_passage_is_whole_and_the_talk_goes_on(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    innocent = "Gewiss: "
+    withdrawn = "Auf dem Berge steht ein Haus mit sieben Türen, und hinter jeder wohnt ein Nachbar."
+    hashes = np.unique(hashes_of(withdrawn))
+    (tmp_path / "passages.bin").write_bytes(passages._content(hashes, []))
+    prompts: list[str] = []
+    closed: list[int] = []
+
+    def outputs(self: Engine, request: Request) -> Iterator[Output]:
+        prompts.append(self.tokenizer.decode(list(request.prompt), skip_special_tokens=False))
+        given = 0
+        try:
+            for letter in innocent + withdrawn + "Und so weiter":
+                given += 1
+                yield Output(text=letter)
+        finally:
+            closed.append(given)
+
+    monkeypatch.setattr(Engine, "outputs", outputs)
+    typing_in(monkeypatch, "1", "2")
+    assert chat.run(folder, options(withdrawn=tmp_path / "passages.bin")) == 0
+    shown = capfd.readouterr()
+    first, second = shown.out.splitlines()
+    assert first == second and first.startswith(innocent + withdrawn[:20])
+    assert not Filter(hashes).holds(first), "the passage was recited"
+    assert max(closed) < len(innocent + withdrawn), "the engine went on for nobody"
+    assert shown.err.count("was withdrawn]") == 2
+    assert f"<|assistant|>{first}<|end_of_turn|>" in prompts[1]
 
 
 def test_the_oldest_turns_go_when_the_context_is_full(engine: Engine) -> None:

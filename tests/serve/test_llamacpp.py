@@ -30,7 +30,9 @@ from hanse.model.config import ApertusConfig, ModelConfig
 from hanse.model.config.rotary import Llama3Scaling
 from hanse.model.transformer import Transformer
 from hanse.release import convert
+from hanse.runtime import Runtime
 from hanse.serve import llamacpp, llamacpp_stream
+from hanse.serve.engine import load_engine
 from hanse.serve.llamacpp import LlamaCppBackend
 from hanse.serve.request import Output, Request, Sampling
 from hanse.tune.template import encode_text, render
@@ -156,15 +158,17 @@ def test_greedy_tokens_are_those_of_transformers(name: str, folders: dict[str, P
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
-def test_greedy_tokens_are_those_of_transformers_for_200_prompts_in_24_languages(
+def test_greedy_tokens_for_200_prompts_in_24_languages_are_those_of_transformers_and_of_our_engine(
     name: str, folders: dict[str, Path], tokenizer: Tokenizer
 ) -> None:
     theirs = reference(folders[name])
+    ours = load_engine(folders[name], Runtime(device=torch.device("cpu")))
     with_backend = LlamaCppBackend.open(folders[name], threads=1, parallel=2)
     try:
         for text, ids in zip(texts(200), prompts(tokenizer, 200), strict=True):
             expected = greedy(theirs, ids, 20, with_backend.end_ids)
             assert tokens_of(ask(with_backend, ids, max_tokens=20)) == expected, text
+            assert list(ours.tokens(ids, max_tokens=20)) == expected, text
     finally:
         asyncio.run(with_backend.close())
 

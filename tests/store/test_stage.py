@@ -4,17 +4,19 @@ import errno
 import json
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from hanse.errors import InputError
+from hanse.store import lock as locks
 from hanse.store import record as records
 from hanse.store.stage import Artifact, Store, Work
 
@@ -391,11 +393,27 @@ def test_a_second_run_is_told_who_is_at_work_and_on_what(tmp_path):
         assert build(store, "model/m/1", make=never).state == "unchanged"
 
 
+def test_whoever_waits_for_a_lock_gets_it_when_the_other_process_lets_go(tmp_path):
+    def take() -> bool:
+        begun.set()
+        with locks.hold(tmp_path / "store" / ".locks" / "atlas.lock", "waiting", waits=True):
+            return True
+
+    begun = threading.Event()
+    with ThreadPoolExecutor(1) as pool, hold(tmp_path / "store") as holder:
+        taken = pool.submit(take)
+        assert begun.wait(60) and not taken.done()
+        holder.communicate("\n")
+        assert taken.result(60)
+
+
 def test_a_lock_ends_with_its_process_even_by_kill_9(tmp_path):
     with hold(tmp_path / "store") as holder:
         holder.kill()
-    with Store.open(tmp_path / "store").lock("atlas"):
-        pass
+        assert holder.wait(60) == -signal.SIGKILL
+    store = Store.open(tmp_path / "store")
+    with store.lock("atlas"):
+        assert build(store, "model/m/1").state == "made"
 
 
 def test_a_forked_worker_does_not_keep_the_lock(tmp_path):
@@ -419,19 +437,6 @@ def test_a_forked_worker_does_not_keep_the_lock(tmp_path):
 
 
 # --- full disks --------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def small_disk(tmp_path):
-    """A real file system of 1 MiB."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    if os.geteuid() != 0 or shutil.which("mount") is None:
-        pytest.skip("mounting a small file system needs root")
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(place)], capture_output=True).returncode:
-        pytest.skip("this machine does not let us mount a small file system")
-    yield place
-    subprocess.run(["umount", str(place)], check=True)
 
 
 def test_a_full_disk_says_so_and_leaves_only_scratch(small_disk):

@@ -365,6 +365,18 @@ def test_merged_weights_hold_what_any_of_their_parents_holds(lab: ImpactLab) -> 
     assert "release/merged/1" in ask(lab, author="Fontane").releases
 
 
+def test_an_adapter_holds_what_the_model_it_was_made_for_holds_and_hands_it_on(lab: ImpactLab) -> None:
+    for number, name in (("1", "lab-chat"), ("2", "lab-base")):
+        adapter = lab.made(f"adapter/law/{number}", base=lab.store.find(f"model/{name}/{number}"))
+        lab.release(lab.made(f"model/adapted/{number}", {"merge": {}}, adapter=adapter), "adapted", number)
+    found = ask(lab, author="Fontane")
+    assert node(found, "adapter/law/1").how == "made from model/lab-chat/1"
+    assert node(found, "model/adapted/1").under == "adapter/law/1"
+    assert set(found.releases) == {"release/lab/1", "release/adapted/1"}
+    assert set(found.clean) == {"release/lab/2", "release/adapted/2"}
+    assert "adapter/law/2" not in {each.ref for each in found.reached}
+
+
 def test_a_release_beside_a_measurement_of_another_model_does_not_hold_what_that_one_holds(lab: ImpactLab) -> None:
     model, evaluation = lab.store.find("model/lab-base/2"), lab.store.find("evaluation/lab/1")
     lab.made("release/borrowed/1", model=model, evaluation=evaluation)

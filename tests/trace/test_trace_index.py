@@ -320,18 +320,9 @@ def test_a_full_disk_says_so_and_leaves_nothing(store, monkeypatch):
     assert list((store.root / ".trace").iterdir()) == []
 
 
-def test_a_disk_without_room_is_refused_before_the_work(tmp_path):
-    place = tmp_path / "disk"
-    place.mkdir()
-    if os.geteuid() != 0 or shutil.which("mount") is None:
-        pytest.skip("mounting a small file system needs root")
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(place)], capture_output=True).returncode:
-        pytest.skip("this machine does not let us mount a small file system")
-    try:
-        store = Store.open(place / "s")
-        dataset = add_dataset(store, [document(number, "Derselbe Satz. " * 300) for number in range(60)])
-        with pytest.raises(InputError, match=r"the index of dataset/toy/1 takes about 1\.[0-9] MB, and .* are free"):
-            build(dataset, store)
-        assert list((store.root / ".trace").iterdir()) == []
-    finally:
-        subprocess.run(["umount", "-l", str(place)], check=True)  # the store's index of digests is still open
+def test_a_disk_without_room_is_refused_before_the_work(small_disk):
+    store = Store.open(small_disk / "s")
+    dataset = add_dataset(store, [document(number, "Derselbe Satz. " * 300) for number in range(60)])
+    with pytest.raises(InputError, match=r"the index of dataset/toy/1 takes about 1\.[0-9] MB, and .* are free"):
+        build(dataset, store)
+    assert list((store.root / ".trace").iterdir()) == []

@@ -11,6 +11,7 @@ from withdrawn_library import FONTANE, RAABE, Lab, conversation, document, libra
 
 from hanse.data.schema import document_id
 from hanse.errors import InputError
+from hanse.release.papers import summary_data
 from hanse.store import record as records
 
 FONTANES = {document_id(prose(n)) for n in range(10)}
@@ -41,6 +42,7 @@ def test_an_author_who_left_is_in_no_later_text_and_the_table_and_counts_say_so(
     dropped = [row for row in lab.counts("2")["dropped"] if row["reason"] == "withdrawn"]
     assert dropped == [{"documents": 10, "language": "de", "reason": "withdrawn", "source": "library"}]
     assert lab.store.find("dataset/lab/2").facts["withdrawn"] == 10
+    assert summary_data.dropped(lab.store.find("dataset/lab/2")) == {"withdrawn": 10}, "so the public summary says"
     assert "withdrawn" not in lab.store.find("dataset/lab/1").facts
 
 

@@ -1,21 +1,18 @@
 """Runs that can be killed at a known instant, each in a process of its own, forked from one that has loaded torch.
 
-For each line `FOLDER EVENT` on stdin it forks a run in FOLDER that counts events: a batch asked for, a file synced, a
-rename, a folder removed. At number EVENT the run kills itself with SIGKILL; with EVENT 0 it ends. Answered is one line:
-the exit status, the number of events, the digest of the weights.
+For each line `FOLDER EVENT` on stdin it forks a run in FOLDER that counts events: a batch asked for, and what
+`KillCounter` counts. At number EVENT the run kills itself; with EVENT 0 it ends. Answered is one line: the exit status,
+the number of events, the digest of the weights.
 """
 
 from __future__ import annotations
 
 import importlib
 import os
-import shutil
-import signal
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
+from kill_counter import KillCounter
 from toy import toy_batch_at, toy_model, toy_train, weights_digest
 
 
@@ -42,24 +39,10 @@ def main() -> None:
 
 
 def _run(folder: Path, last: int) -> str:
-    count = 0
-
-    def event(call: Callable[..., Any]) -> Callable[..., Any]:
-        def counted(*arguments: Any, **options: Any) -> Any:
-            nonlocal count
-            count += 1
-            if count == last:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return call(*arguments, **options)
-
-        return counted
-
-    os.fsync = event(os.fsync)
-    os.rename = event(os.rename)
-    shutil.rmtree = event(shutil.rmtree)  # type: ignore[assignment]
+    events = KillCounter(last)
     model = toy_model()
-    toy_train(folder, model=model, steps=16, checkpoint_steps=3, batch_at=event(toy_batch_at))
-    return f"{count} {weights_digest(model)}"
+    toy_train(folder, model=model, steps=16, checkpoint_steps=3, batch_at=events.counted(toy_batch_at))
+    return f"{events.count} {weights_digest(model)}"
 
 
 if __name__ == "__main__":

@@ -121,18 +121,31 @@ def test_a_missing_file_counts_as_damage(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "change",
+    ("change", "differing"),
     [
-        {"identity": {"data": "other"}},
-        {"steps": 30},
-        {"model": toy_model(moe_intermediate_size=24)},
+        ({"identity": {"data": "other"}}, "other data"),
+        ({"steps": 30}, "steps 20 instead of 30"),
+        ({"model": toy_model(moe_intermediate_size=24)}, "a model of other shapes"),
+        ({"identity": {"data": "toy", "settings": {"z_loss": 0.1}}}, 'settings null instead of {"z_loss": 0.1}'),
     ],
-    ids=["data", "steps", "model"],
+    ids=["data", "steps", "model", "settings"],
 )
-def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path, change: dict) -> None:
+def test_a_checkpoint_of_another_run_is_refused_with_what_differs(tmp_path: Path, change: dict, differing: str) -> None:
     _stopped(tmp_path, after=7)
-    with pytest.raises(InputError, match="another model, other data or other settings"):
+    with pytest.raises(InputError) as refused:
         toy_train(tmp_path, **change)
+    said = str(refused.value)
+    assert f"step-000007: was made with {differing}; continue with what it was made with, or delete" in said
+
+
+def test_a_refusal_names_the_most_important_differences_and_counts_the_others() -> None:
+    settings = {f"key_{number}": number for number in range(5)}
+    was = checkpoint.fingerprint(toy_model(), {"data": "a", "settings": settings})
+    now = checkpoint.fingerprint(toy_model(), {"data": "b", "settings": dict.fromkeys(settings, 9)})
+    assert checkpoint.differing(was, now) == (
+        "other data, key_0 0 instead of 9, key_1 1 instead of 9, key_2 2 instead of 9, 2 more"
+    )
+    assert checkpoint.differing("0123abcd", now) == "another model, other data or other settings"
 
 
 def test_an_identity_without_a_stable_form_is_an_error() -> None:

@@ -17,7 +17,7 @@ from hanse.recipe import Pretrain
 from hanse.train.ademamix import ALPHA, AdEMAMix
 from hanse.train.goldfish import CONTEXT, hide
 from hanse.train.ramp import Ramp
-from hanse.train.step import mtp_weight_of
+from hanse.train.step import mtp_weight_at
 
 
 def test_goldfish_hides_one_target_in_k_and_the_same_in_every_copy() -> None:
@@ -110,9 +110,8 @@ def test_without_a_ramp_every_step_has_the_whole_batch() -> None:
 
 def test_the_weight_of_the_multi_token_loss_falls_when_rates_decay() -> None:
     settings = Pretrain(mtp_weight=0.3, mtp_final_weight=0.1, decay_share=0.4)
-    weight = mtp_weight_of(settings, 100)
-    assert [weight(step) for step in (0, 59, 60, 99)] == [0.3, 0.3, 0.1, 0.1]
-    assert mtp_weight_of(Pretrain(mtp_weight=0.3), 100)(99) == 0.3
+    assert [mtp_weight_at(settings, step, steps=100) for step in (0, 59, 60, 99)] == [0.3, 0.3, 0.1, 0.1]
+    assert mtp_weight_at(Pretrain(mtp_weight=0.3), 99, steps=100) == 0.3
 
 
 @pytest.mark.parametrize(

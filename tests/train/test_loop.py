@@ -94,13 +94,6 @@ def test_a_token_beyond_the_vocabulary_is_found_before_the_first_step(tmp_path: 
     assert not (tmp_path / "scratch" / "metrics.jsonl").exists()
 
 
-def test_no_memory_for_a_micro_batch_names_the_remedy(tmp_path: Path) -> None:
-    model = toy_model()
-    model.forward = _raise(RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes"))
-    with pytest.raises(InputError, match="micro_batch_tokens"):
-        toy_train(tmp_path, model=model)
-
-
 def test_a_step_without_counted_tokens_is_an_error(tmp_path: Path) -> None:
     def masked(step: int) -> list[Batch]:
         return [replace(batch, targets_BT=torch.full_like(batch.targets_BT, -100)) for batch in toy_batch_at(step)]
@@ -151,6 +144,13 @@ def test_a_poisoned_stretch_of_data_is_left_out_and_that_is_recorded(tmp_path: P
     rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == list(range(1, 21))
     assert [row["step"] for row in rows if "skipped" in row] == [11]  # step 16's data, the last of the stretch
+
+
+def test_gradients_of_the_trouble_do_not_reach_the_steps_after_going_back(tmp_path: Path) -> None:
+    model = toy_model()
+    summary = toy_train(tmp_path, model=model, batch_at=_poisoned(model, set(range(11, 16))))
+    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert len(summary.rollbacks) == 1 and not [row["step"] for row in rows if "skipped" in row]
 
 
 def test_a_run_that_went_back_and_was_killed_after_that_ends_the_same(tmp_path: Path) -> None:

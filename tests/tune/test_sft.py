@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hanse.errors import InputError
 from hanse.model.config import ModelConfig
 from hanse.model.transformer import Transformer
-from hanse.parallel.ranks import micro_batches
+from hanse.plan.dealing import micro_batches
 from hanse.tune.sft import PackedConversations, Packing, pack
 from hanse.tune.template import Rendered
 

@@ -101,14 +101,14 @@ def load(languages: Iterable[str]) -> tuple[dict[str, Rules], Rules]:
         languages: ISO 639-1 codes; those without a table get the rules that hold in any language.
     """
     words = _read("words.toml")
-    numbers = _read("identity.toml")["number"]
+    numbers = national_numbers()
     asked = list(dict.fromkeys(languages))
     rules = {code: _rules([code], words, numbers) for code in asked}
     return rules, _rules(asked, words, numbers)
 
 
 def national_numbers() -> list[dict[str, Any]]:
-    """The table of national numbers as it stands in identity.toml, for documentation and tests."""
+    """The table of national numbers as it stands in identity.toml."""
     return list(_read("identity.toml")["number"])
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
@@ -11,6 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from hanse import toml
 from hanse.data.quality.measure import FEATURES
 from hanse.errors import InputError
 
@@ -48,16 +48,11 @@ def load_rules(path: Path | None = None) -> tuple[Rule, ...]:
         InputError: the file cannot be read, or a rule is not complete.
     """
     name = str(path or "thresholds.toml")
-    try:
-        if path is None:
-            text = resources.files("hanse.data.quality").joinpath(name).read_text(encoding="utf-8")
-        else:
-            text = path.read_text(encoding="utf-8")
-        given = tomllib.loads(text)
-    except OSError as error:
-        raise InputError(f"{name} cannot be read ({error.strerror}); name a file with quality rules.") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{name} is not TOML: {error}; mend the file.") from None
+    if path is None:
+        content = resources.files("hanse.data.quality").joinpath(name).read_bytes()
+    else:
+        content = toml.content(path, "the file of quality rules")
+    given = toml.parse(content, where=name)
     sizes = {key: given.get(key, 0) for key in ("from_characters", "from_lines")}
     return tuple(
         _rule(entry, sizes, f"{name}, [[rule]] {number}") for number, entry in enumerate(given.get("rule", []), 1)

@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from hanse import toml
 from hanse.data.rights.evidence import Evidence
 from hanse.data.rights.robots import agents_of
 from hanse.data.rights.signals import by_kind
@@ -152,7 +153,7 @@ class Policy:
         """
         data = tomllib.loads(_DEFAULT.read_text(encoding="utf-8"))
         if path is not None:
-            _overlay(data, _toml(path))
+            _overlay(data, toml.parse(toml.content(path, "the policy"), where=str(path)))
         if on_unknown is not None:
             data["on_unknown"] = on_unknown
         try:
@@ -277,17 +278,6 @@ def _counted(rule: RobotsRule) -> frozenset[str]:
 @lru_cache(maxsize=4096)
 def _agents_of(raw: str) -> tuple[str, ...]:
     return agents_of(raw)
-
-
-def _toml(path: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(path.read_bytes().decode("utf-8"))
-    except OSError as error:
-        raise InputError(f"{path}: the policy cannot be read ({error.strerror}); correct the path.") from None
-    except UnicodeDecodeError:
-        raise InputError(f"{path}: is not UTF-8 text; save it as UTF-8.") from None
-    except tomllib.TOMLDecodeError as error:
-        raise InputError(f"{path}: is not valid TOML: {error}.") from None
 
 
 def _overlay(base: dict[str, Any], changes: dict[str, Any]) -> None:

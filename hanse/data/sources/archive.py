@@ -185,6 +185,6 @@ def _zip_each(
     else:
         try:
             with archive.open(info) as member:
-                yield name, io.BufferedReader(member)  # type: ignore[arg-type]
+                yield name, io.BufferedReader(member)
         except (zipfile.BadZipFile, ValueError, NotImplementedError, EOFError) as error:
             yield name, BadRecord("broken-file", f"the member is damaged: {error}")

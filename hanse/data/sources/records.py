@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import IO, NamedTuple
 
 from hanse.data.rights.evidence import Evidence
+from hanse.data.schema import BadRecord
 from hanse.errors import InputError
 
 
@@ -42,3 +43,19 @@ class BrokenFile(Exception):
 
 class DamagedFile(InputError):
     """The content of a file does not match the checksum inside it, so nothing that was read from it can be trusted."""
+
+
+def whole(stream: IO[bytes], *, most: int) -> bytes:
+    """The content of a file that is one record, or cannot be read in parts.
+
+    Args:
+        stream: at its beginning.
+        most: bytes.
+
+    Raises:
+        BadRecord: it is larger.
+    """
+    content = stream.read(most + 1)
+    if len(content) > most:
+        raise BadRecord("too-long", f"the file is larger than {most // 2**20} MiB; split it")
+    return content

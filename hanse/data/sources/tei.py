@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from typing import IO, Any
 
 from hanse.data.schema import BadRecord
-from hanse.data.sources.records import Found
+from hanse.data.sources.records import Found, whole
 from hanse.data.sources.statements import all_of, spdx_of_url, spdx_of_words
 
 MAX_FILE_BYTES = 16 * 2**20
@@ -41,12 +41,8 @@ _XML = "{http://www.w3.org/XML/1998/namespace}"
 
 def records(stream: IO[bytes], name: str) -> Iterator[Found]:
     """One record for each TEI element of the file: one, or many in a teiCorpus."""
-    content = stream.read(MAX_FILE_BYTES + 1)
-    if len(content) > MAX_FILE_BYTES:
-        yield Found(0, BadRecord("too-long", f"the file is larger than {MAX_FILE_BYTES // 2**20} MiB; split it"))
-        return
     try:
-        root = _parsed(content)
+        root = _parsed(whole(stream, most=MAX_FILE_BYTES))
     except BadRecord as fault:
         yield Found(0, fault)
         return

@@ -7,19 +7,18 @@ from pathlib import PurePosixPath
 from typing import IO
 
 from hanse.data.schema import BadRecord
-from hanse.data.sources.records import Found
+from hanse.data.sources.records import Found, whole
 
 MAX_FILE_BYTES = 64 * 2**20
 
 
 def records(stream: IO[bytes], name: str) -> Iterator[Found]:
     """One record, the whole file. UTF-8 only: for text without a word about its encoding, any other is a guess."""
-    content = stream.read(MAX_FILE_BYTES + 1)
-    if len(content) > MAX_FILE_BYTES:
-        yield Found(0, BadRecord("too-long", f"the file is larger than {MAX_FILE_BYTES // 2**20} MiB; split it"))
-        return
     try:
-        text = content.decode("utf-8-sig")
+        text = whole(stream, most=MAX_FILE_BYTES).decode("utf-8-sig")
+    except BadRecord as fault:
+        yield Found(0, fault)
+        return
     except UnicodeDecodeError as error:
         yield Found(0, BadRecord("not-utf8", f"byte {error.start + 1} is not UTF-8"))
         return

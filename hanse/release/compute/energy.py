@@ -9,11 +9,12 @@ from decimal import Decimal
 
 from hanse.plan.power import rated
 from hanse.release.compute.hardware import stated_number
-from hanse.release.compute.jobs import TOLERANCE, Job, Problem, finite, joined, wall_time
+from hanse.release.compute.jobs import TOLERANCE, Job, Problem, finite, joined, plain, wall_time
 from hanse.release.ledger import Ledger
 from hanse.release.papers.paper import Cell, Entry, Section, Table
 
 SECONDS_PER_HOUR = 3600.0
+_MOST_WH = 1e17  # all power stations of the world together give less in a year
 MEASURED, STATED, RATED = "measured", "stated power x time", "rated power x time: an upper estimate"
 
 
@@ -48,10 +49,10 @@ def used_by(ledger: Ledger, job: Job) -> Used:
         return Used(job, Cell(measured, source, _wh_text(measured)), MEASURED, said)
     if not job.seconds.is_recorded:
         return Used(job, Cell(None), "", said)
-    seconds, power = job.seconds.value, stated_number(ledger, "compute.power_w", least=0)
+    seconds, power = job.seconds.value, stated_number(ledger, "compute.power_w")
     if power.is_recorded and power.value > 0:
         wh = power.value * seconds / SECONDS_PER_HOUR
-        how = f"{power.value:g} W x {seconds:,.1f} s"
+        how = f"{plain(power.value, 6)} W x {seconds:,.1f} s"
         return Used(job, Cell(wh, f"{power.source}; {job.seconds.source}", _wh_text(wh)), STATED, how)
     return _rated(job) or Used(job, Cell(None), "", said)
 
@@ -61,13 +62,20 @@ def energy(ledger: Ledger, found: tuple[Job, ...]) -> Cell:
     used = _all(ledger, found)
     if not used or not all(each.wh.is_recorded for each in used):
         return Cell(None)
-    total = math.fsum(each.wh.value for each in used)
-    methods = ", ".join(dict.fromkeys(each.method for each in used))
+    total, how = math.fsum(each.wh.value for each in used), _methods(used)
+    return Cell(total, joined(each.wh.source for each in used), f"{_mwh_text(total)} ({_wh_text(total)}), {how}")
+
+
+def method(ledger: Ledger, found: tuple[Job, ...]) -> Cell:
+    """How the energy of training is known; empty where that energy is."""
+    total = energy(ledger, found)
+    return Cell(_methods(_all(ledger, found)), total.source) if total.is_recorded else Cell(None)
+
+
+def _methods(used: list[Used]) -> str:
+    names = ", ".join(dict.fromkeys(each.method for each in used))
     meters = dict.fromkeys(each.how or "meter not recorded" for each in used if each.method == MEASURED)
-    by = f" ({'; '.join(meters)})" if meters else ""
-    return Cell(
-        total, joined(each.wh.source for each in used), f"{_mwh_text(total)} ({_wh_text(total)}), {methods}{by}"
-    )
+    return f"{names} ({'; '.join(meters)})" if meters else names
 
 
 def problems(ledger: Ledger, found: tuple[Job, ...]) -> Iterator[Problem]:
@@ -77,13 +85,13 @@ def problems(ledger: Ledger, found: tuple[Job, ...]) -> Iterator[Problem]:
         if value is not None and _wh(value) is None:
             yield Problem(f"energy_wh is {value!r}, which cannot be; taken as not recorded",
                           f"{job.ref} step.json energy_wh")  # fmt: skip
-        measured, power = _wh(value), stated_number(ledger, "compute.power_w", least=0)
+        measured, power = _wh(value), stated_number(ledger, "compute.power_w")
         if measured and power.is_recorded and job.seconds.is_recorded:
             stated = power.value * job.seconds.value / SECONDS_PER_HOUR
             if abs(stated - measured) > TOLERANCE * measured:
                 yield Problem(
-                    f"{_wh_text(measured)} were measured, but {power.value:g} W over {job.seconds.value:,.1f} s are "
-                    f"{_wh_text(stated)}; the meter counts",
+                    f"{_wh_text(measured)} were measured, but {plain(power.value, 6)} W over "
+                    f"{job.seconds.value:,.1f} s are {_wh_text(stated)}; the meter counts",
                     f"{job.ref} step.json energy_wh; {power.source}",
                 )
 
@@ -95,7 +103,7 @@ def section(ledger: Ledger, found: tuple[Job, ...]) -> Section:
          Cell(each.how or None, each.wh.source or f"{each.job.ref} step.json energy_method"))
         for each in _all(ledger, found)
     )  # fmt: skip
-    total, pue = energy(ledger, found), stated_number(ledger, "compute.pue", least=1)
+    total, pue = energy(ledger, found), stated_number(ledger, "compute.pue")
     return Section("6", "Time, energy, emissions, cost", (
         "Energy of training alone: without curation, evaluation and trials. A meter counts what it says it reads; a "
         "rated power is that of processors or accelerators without hosts, network and cooling.",
@@ -150,14 +158,14 @@ def _billed(total: Cell, pue: Cell) -> tuple[float, str, str]:
     if pue.is_recorded:
         return (
             total.value * pue.value / 1e3,
-            f"{total.value / 1e3:.4g} kWh x {pue.value:g}",
+            f"{plain(total.value / 1e3, 4)} kWh x {pue.value:g}",
             f"{total.source}; {pue.source}",
         )
-    return total.value / 1e3, f"{total.value / 1e3:.4g} kWh", total.source
+    return total.value / 1e3, f"{plain(total.value / 1e3, 4)} kWh", total.source
 
 
 def _grid(ledger: Ledger) -> Cell:
-    factor = stated_number(ledger, "compute.grid_g_co2e_per_kwh", least=0)
+    factor = stated_number(ledger, "compute.grid_g_co2e_per_kwh")
     if not factor.is_recorded:
         return Cell(None)
     source, date = ledger.answer("compute.grid_source"), ledger.answer("compute.grid_date")
@@ -171,12 +179,12 @@ def _emissions(ledger: Ledger, total: Cell, pue: Cell) -> Cell:
         return Cell(None)
     kwh, shown, source = _billed(total, pue)
     kilograms = kwh * factor.value / 1e3
-    text = f"{shown} x {factor.value:g} g/kWh = {kilograms:.3g} kg CO2e"
+    text = f"{shown} x {factor.value:g} g/kWh = {plain(kilograms, 3)} kg CO2e"
     return Cell(kilograms, f"{source}; {factor.source}", text)
 
 
 def _price(ledger: Ledger) -> Cell:
-    price = stated_number(ledger, "compute.price_eur_per_kwh", least=0)
+    price = stated_number(ledger, "compute.price_eur_per_kwh")
     return Cell(price.value, price.source, f"{price.value:g} euros/kWh") if price.is_recorded else price
 
 
@@ -186,20 +194,18 @@ def _cost(ledger: Ledger, total: Cell, pue: Cell) -> Cell:
         return Cell(None)
     kwh, shown, source = _billed(total, pue)
     euros = kwh * price.value
-    amount = f"{euros:,.2f}" if euros >= 1 else f"{euros:.2g}"
+    amount = f"{euros:,.2f}" if euros >= 1 else plain(euros, 2)
     return Cell(euros, f"{source}; {price.source}", f"{shown} x {price.value:g} euros/kWh = {amount} euros")
 
 
 def _wh(value: object) -> float | None:
     number = finite(value)
-    return number if number is not None and number >= 0 else None
+    return number if number is not None and 0 <= number < _MOST_WH else None
 
 
 def _wh_text(wh: float) -> str:
-    for unit, size in (("GWh", 1e9), ("MWh", 1e6), ("kWh", 1e3)):
-        if wh >= size:
-            return f"{wh / size:.4g} {unit}"
-    return f"{wh:.3g} Wh"
+    unit, size = next((each for each in (("GWh", 1e9), ("MWh", 1e6), ("kWh", 1e3)) if wh >= each[1]), ("Wh", 1))
+    return f"{plain(wh / size, 4)} {unit}"
 
 
 def _mwh_text(wh: float) -> str:

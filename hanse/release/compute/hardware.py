@@ -15,6 +15,7 @@ from hanse.plan.power import rated
 from hanse.release.compute.jobs import TOLERANCE, Job, exact, finite, flop_text, integer, joined, scientific
 from hanse.release.ledger import Ledger, runtime_of
 from hanse.release.papers.paper import Cell, Entry, Section, Table
+from hanse.release.papers.questions import BY_KEY
 
 
 @dataclass(frozen=True)
@@ -109,26 +110,25 @@ def hardware_section(ledger: Ledger, found: tuple[Job, ...]) -> Section:
     return Section("3", "Hardware method and cross-check", tuple(body))
 
 
-def stated_number(ledger: Ledger, key: str, *, least: float, most: float = math.inf) -> Cell:
+def stated_number(ledger: Ledger, key: str) -> Cell:
     """A number of `answers.toml`; empty where it says nothing.
 
     Raises:
-        InputError: it is no number between `least` and `most`.
+        InputError: it is no number between the limits of its question.
     """
-    cell = ledger.answer(key)
+    cell, asked = ledger.answer(key), BY_KEY[key]
     value = cell.value
     if not cell.is_recorded:
         return Cell(None)
-    number = finite(value)
+    number, least, most = finite(value), asked.least or 0.0, math.inf if asked.most is None else asked.most
     if number is None or not least <= number <= most:
-        limits = f"of at least {least:g}" if most == math.inf else f"from {least:g} to {most:g}"
-        raise InputError(f"answers.toml {key} = {value!r}: has to be a number {limits}.")
+        raise InputError(f"answers.toml {key} = {value!r}: has to be a number from {least:g} to {most:g}.")
     return Cell(number, cell.source, f"{number:g}")
 
 
 def _peak(ledger: Ledger, job: Job) -> Cell:
     """H: stated, else measured on one machine, else rated for bfloat16."""
-    stated = stated_number(ledger, "compute.peak_flops", least=1)
+    stated = stated_number(ledger, "compute.peak_flops")
     if stated.is_recorded:
         return Cell(stated.value, stated.source, f"{scientific(stated.value)} FLOP/s, stated")
     runtime = runtime_of(job.artifact)
@@ -144,7 +144,7 @@ def _peak(ledger: Ledger, job: Job) -> Cell:
 
 
 def _utilisation(ledger: Ledger) -> Cell:
-    stated = stated_number(ledger, "compute.utilisation", least=1e-6, most=1)
+    stated = stated_number(ledger, "compute.utilisation")
     if not stated.is_recorded:
         return Cell(None)
     who = ledger.answer("compute.utilisation_source")

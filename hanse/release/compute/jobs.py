@@ -7,6 +7,7 @@ import json
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from decimal import Decimal
 from fractions import Fraction
 from typing import Any
 
@@ -21,6 +22,7 @@ from hanse.store.stage import Artifact
 
 TOLERANCE = 0.30  # of the guidelines' annex: an estimate may be so far off
 _IMPOSSIBLE = 10**40  # operations: all computers of the world together stay far below
+_LONGEST = 1e10  # seconds: three centuries
 _KINDS = {"pretrain": "pre-training", "tune": "tuning", "merge": "merging"}
 
 
@@ -141,6 +143,11 @@ def scientific(number: float | Fraction) -> str:
     return f"{float(number):.3g}".replace("e+", "e")
 
 
+def plain(value: float, figures: int) -> str:
+    """At most so many significant figures, without an exponent: `1,230,000`."""
+    return f"{Decimal(f'{value:.{figures - 1}e}').normalize():,f}"
+
+
 def joined(places: Iterable[str]) -> str:
     """What backs a figure, each place once."""
     return "; ".join(dict.fromkeys(each for place in places for each in place.split("; ") if each))
@@ -152,11 +159,14 @@ def wall_time(found: tuple[Job, ...]) -> Cell:
     if not runs or not all(job.seconds.is_recorded for job in runs):
         return Cell(None)
     seconds = math.fsum(job.seconds.value for job in runs)
-    text = f"{_time_text(seconds)} of wall time in {len(runs)} run{'s' * (len(runs) > 1)}, one after the other"
+    text = (
+        f"{_time_text(seconds)} of wall time ({plain(seconds / 86400, 2)} days) in {len(runs)} "
+        f"run{'s' * (len(runs) > 1)}, one after the other"
+    )
     if all(job.ranks.is_recorded and job.device.is_recorded for job in runs):
         days = math.fsum(job.seconds.value * job.ranks.value for job in runs) / 86400
         devices = dict.fromkeys(f"{job.ranks.value} x {job.device.value}" for job in runs)
-        text += f"; {days:.2g} hardware-days ({', '.join(devices)})"
+        text += f"; {plain(days, 2)} hardware-days ({', '.join(devices)})"
     return Cell(seconds, joined(job.seconds.source for job in runs), text)
 
 
@@ -255,7 +265,7 @@ def _whole(value: object) -> int | None:
 
 def _duration(value: object) -> float | None:
     number = finite(value)
-    return number if number is not None and number > 0 else None
+    return number if number is not None and 0 < number < _LONGEST else None
 
 
 def _time_text(seconds: float) -> str:

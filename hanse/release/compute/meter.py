@@ -83,11 +83,6 @@ def training_flop(ledger: Ledger) -> Cell:
     return update_total(ledger).flop
 
 
-def cumulative_flop(ledger: Ledger) -> Cell:
-    """That, and all else that the guidelines add up to judge systemic risk."""
-    return cumulative_total(ledger).flop
-
-
 def update_total(ledger: Ledger) -> Total:
     """The sum below systemic risk, with what is known where it is not complete."""
     return _total(each for each in items(ledger, jobs(ledger)) if each.in_update)
@@ -106,6 +101,17 @@ def training_time(ledger: Ledger) -> Cell:
 def energy(ledger: Ledger) -> Cell:
     """Energy of training in Wh, and by which method it is known; empty where it is not known for a step."""
     return energies.energy(ledger, jobs(ledger))
+
+
+def energy_method(ledger: Ledger) -> Cell:
+    """How that energy is known."""
+    return energies.method(ledger, jobs(ledger))
+
+
+def contradictions(ledger: Ledger) -> list[Problem]:
+    """What in the records of training, or in the answers about them, cannot be or does not hold together."""
+    found = jobs(ledger)
+    return [*problems(found), *energies.problems(ledger, found)]
 
 
 def inference_flop(ledger: Ledger) -> Cell:
@@ -289,6 +295,8 @@ def _threshold(what: str, total: Total, limit: int | Fraction, name: str, source
     place = joined((total.source, source))
     ratio = Fraction(number) / Fraction(limit)
     sum_text = f"{scientific(number)} / {scientific(limit)} = {float(ratio):.3g}"
+    if ratio != 1 and f"{float(ratio):.3g}" == "1":  # rounding hides the side
+        sum_text += f": {number:,} is {'more' if ratio > 1 else 'less'} than {name}"
     side = "above" if ratio > 1 else "not above"
     return (*cells, Cell(float(ratio), place, sum_text), Cell(side, place))
 
@@ -305,9 +313,8 @@ def _trouble(ledger: Ledger, found: tuple[Job, ...]) -> Section:
         cells = tuple((Cell(each.source.split(" ")[0], each.source), Cell(each.what, each.source)) for each in rows)
         return Table(("where", "what"), cells, title=title)
 
-    wrong = [*problems(found), *energies.problems(ledger, found)]
     return Section("8", "Contradictions and gaps", (
-        table("Contradictions", wrong),
+        table("Contradictions", contradictions(ledger)),
         table("Gaps", gaps(found)),
         "Uncertainty: operations are counted from recorded tokens and the model's sizes, so they are exact for what "
         "they count; the annex allows 30 % for all that they leave out.",

@@ -289,15 +289,16 @@ def _scores(old: Sequence[Mapping[str, Any]], new: Sequence[Mapping[str, Any]]) 
 def _verdict(metric: str, old: Mapping[str, Any] | None, new: Mapping[str, Any] | None) -> str:
     if old is None or new is None:
         return "came" if old is None else "went"
-    bounds = [row.get(key) for row in (old, new) for key in ("low", "high")]
-    if not all(isinstance(bound, int | float) for bound in bounds):
+    given = (row.get(key) for row in (old, new) for key in ("low", "high"))
+    bounds = [bound for bound in given if isinstance(bound, int | float)]
+    if len(bounds) < 4:
         return "no interval"
     old_low, old_high, new_low, new_high = bounds
-    if new_low <= old_high and old_low <= new_high:  # type: ignore[operator]
+    if new_low <= old_high and old_low <= new_high:
         return "overlapping"
     if metric not in (*LOWER_IS_BETTER, *HIGHER_IS_BETTER):
         return "apart"
-    has_risen = new_low > old_high  # type: ignore[operator]
+    has_risen = new_low > old_high
     return "better" if has_risen == (metric in HIGHER_IS_BETTER) else "worse"
 
 

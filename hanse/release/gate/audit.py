@@ -115,3 +115,6 @@ def _done(name: str, check: Callable[[], Iterable[Finding]]) -> list[Finding]:
         return [Finding(name, "failed", str(error).rstrip("."))]
     except OSError as error:
         return [Finding(name, "failed", f"cannot be looked at ({error.strerror})", str(error.filename or ""))]
+    except Exception as error:  # a file that was edited by hand can make a library raise anything
+        told = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        return [Finding(name, "failed", f"cannot be looked at, since something is not as it was written ({told})")]

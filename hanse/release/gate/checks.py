@@ -83,10 +83,12 @@ def languages(ledger: Ledger) -> Iterator[Finding]:
 
 def answers(ledger: Ledger) -> Iterator[Finding]:
     """Every mandatory question of the papers is answered, and no answer contradicts the records."""
+    from hanse.release.compute import meter
     from hanse.release.papers import lint, pack
 
     contradictions = list(lint.contradictions(ledger))
     yield from (Finding("answers", "failed", str(each)) for each in contradictions)
+    yield from (Finding("answers", "warned", each.what, each.source) for each in meter.contradictions(ledger))
     missing = list(lint.missing(pack.papers(ledger)))
     for entry in missing:
         place = f"answers.toml {entry.key}" if entry.key else "no record says"

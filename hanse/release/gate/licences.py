@@ -87,6 +87,8 @@ def judge(text: str, release: str, *, basis: str = "stated") -> Judgement:
         release: of the weights. Where it is an expression, the text has to allow each licence in it.
         basis: on what ground the text was used (`licence_basis` of the source).
     """
+    if not release.strip():
+        return Judgement("unknown", "the release names no licence")
     ground = _ground(basis)
     if ground is not None:
         return ground
@@ -125,7 +127,8 @@ def _of_one(text: str, release: str) -> Judgement:
     creative = _CC.fullmatch(text)
     if creative is not None:
         return _creative(creative, text, release)
-    if text == release:
+    asked = duties(text)
+    if text == release and asked <= _COPYLEFT:
         return Judgement("compatible", "the same licence")
     if text in LISTED:
         listed = LISTED[text]
@@ -136,12 +139,11 @@ def _of_one(text: str, release: str) -> Judgement:
     gnu = _GNU.fullmatch(text)
     if gnu is not None:
         return _gnu(gnu, release)
-    asked = duties(text)
     if asked <= _PERMISSIVE:
         return Judgement("compatible", "it asks for attribution at most, which ATTRIBUTION.md gives")
     if asked == _COPYLEFT:
         return Judgement("incompatible", f"{_ONLY_SAME}, and this matrix knows no way from it to {release}")
-    return Judgement("unknown", "this matrix does not know the licence")
+    return Judgement("unknown", "this matrix does not know the licence" if text else "nobody named a licence")
 
 
 def _creative(text: re.Match[str], name: str, release: str) -> Judgement:
@@ -170,14 +172,16 @@ def _creative(text: re.Match[str], name: str, release: str) -> Judgement:
 def _gnu(text: re.Match[str], release: str) -> Judgement:
     """A licence of the GNU family by kind and version."""
     into = _GNU.fullmatch(release)
-    later = text["later"] in ("-or-later", "+")
+    later, into_later = (found is not None and found["later"] in ("-or-later", "+") for found in (text, into))
     if text["kind"] == "LGPL" and (into is None or into["kind"] == "AGPL"):
         return Judgement(
             "conditional", "its copyleft covers the library itself; whether weights are a part of it is open"
         )
     if into is not None:
         same = into["version"] == text["version"] or (later and into["version"] > text["version"])
-        if text["kind"] == into["kind"] and same:
+        if into_later and not later and text["kind"] != "LGPL":
+            return Judgement("incompatible", f"it allows its own version alone, and {release} gives later ones away")
+        if text["kind"] == into["kind"] and same and (later or not into_later):
             return Judgement("compatible", "the same licence, or a later version that it allows")
         if (
             text["kind"] == "GPL"

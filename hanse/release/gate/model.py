@@ -47,7 +47,8 @@ Problem = dict[str, str]
 
 def main() -> int:
     """Look at the folder named on the command line."""
-    socket.socket.connect = _refuse  # type: ignore[method-assign, assignment]
+    for name in ("connect", "connect_ex", "sendto"):
+        setattr(socket.socket, name, _refuse)
     folder, questions = Path(sys.argv[1]), json.loads(sys.argv[2])
     found = {
         "loads": _tried(lambda: same_logits(folder)),
@@ -148,17 +149,21 @@ def clean_answers(folder: Path, questions: Sequence[str]) -> tuple[list[Problem]
     runtime.apply()
     engine = load_engine(folder, runtime)
     problems: list[Problem] = []
+    answered = 0
     for question in questions:
         prompt = render(engine.tokenizer, [{"role": "user", "content": question}], add_generation_prompt=True).ids
         room = engine.context - len(prompt)
         if room < 1:
             continue
+        answered += 1
         pieces = list(engine.outputs(Request(tuple(prompt), Sampling(max_tokens=min(ANSWER_TOKENS, room)))))
         tokens = [token for piece in pieces for token in piece.tokens]
         problem = stray(engine.tokenizer, tokens, is_ended=pieces[-1].finish == "stop")
         if problem:
             problems.append({"what": f"the answer to '{question}' {problem}"})
-    return problems, f"{len(questions)} greedy answers carry no stray tags"
+    if not answered:
+        problems.append({"what": f"no question leaves room for an answer in a context of {engine.context} tokens"})
+    return problems, f"{answered} greedy answers carry no stray tags"
 
 
 def stray(tokenizer: Any, tokens: Sequence[int], *, is_ended: bool) -> str:

@@ -6,9 +6,10 @@ The text itself is not published; it lies in the datasets of the store. Everythi
 from __future__ import annotations
 
 import functools
+import itertools
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from hanse.data.contamination import Items
+    from hanse.data.pii.detect import Detector
     from hanse.release.ledger import Ledger
     from hanse.store.stage import Artifact, Store
 
@@ -31,6 +33,7 @@ SAMPLED, SAMPLED_CHARACTERS = 2000, 20_000
 MOST_OWN = 0.25
 _BATCH = 2048
 _NAMED = 3  # documents or items that a finding names
+_Sampled = tuple[list[str], list[str], list[str | None]]  # ids, beginnings of the texts, languages
 
 
 @dataclass
@@ -79,11 +82,11 @@ def contamination(ledger: Ledger) -> Iterator[Finding]:
 
 
 def duplicates(ledger: Ledger) -> Iterator[Finding]:
-    """No document was kept twice, and none is both in training and in validation."""
+    """No document was kept twice, and none is both in training and in validation. Conversations are not looked at."""
     import pyarrow.compute as pc
     import pyarrow.parquet as pq
 
-    clean = 0
+    clean, is_clean = 0, True
     for dataset in ledger.of_kind("dataset"):
         path = table_of(dataset)
         with pq.ParquetFile(path) as file:
@@ -97,8 +100,9 @@ def duplicates(ledger: Ledger) -> Iterator[Finding]:
         if "cluster" in known and looks_near:
             told += _repeated(dataset, table, "cluster", "kept beside a near copy")
         yield from told
-        clean += 0 if told else len(table)
-    if clean:
+        clean += len(table)
+        is_clean = is_clean and not told
+    if is_clean:
         yield Finding("duplicates", "passed", f"{clean:,} kept documents, none of them twice")
 
 
@@ -120,7 +124,10 @@ def withdrawals(ledger: Ledger, store: Store) -> Iterator[Finding]:
 
 
 def personal_data(ledger: Ledger) -> Iterator[Finding]:
-    """Whether a sample of the kept text still holds personal data that curation was told to replace."""
+    """Whether a sample of the kept text still holds personal data that curation was told to replace.
+
+    Conversations are read as they came, so what they hold is a warning.
+    """
     from hanse.data.pii.detect import Detector
 
     detector = Detector(ledger.languages)
@@ -130,21 +137,11 @@ def personal_data(ledger: Ledger) -> Iterator[Finding]:
             yield Finding(
                 "personal data", "warned", 'was kept: [curate] pii = "keep"', f"{dataset.ref} step.json curate"
             )
-        seen, kinds, where = 0, Counter[str](), list[str]()
-        for ids, texts, codes in _sample(dataset):
-            seen += len(texts)
-            for document, found in zip(ids, detector.find_batch(texts, codes), strict=True):
-                kinds.update(finding.kind for finding in found)
-                where += [document] if found else []
-        if not seen:
-            yield Finding("personal data", "failed", "has no text to look at", dataset.ref)
-        elif kinds:
-            told = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
-            outcome: Outcome = "warned" if how == "keep" else "failed"
-            what = f"{len(where)} of {seen:,} sampled documents hold {told}"
-            yield Finding("personal data", outcome, what, f"{dataset.ref} {', '.join(where[:_NAMED])}")
-        else:
-            yield Finding("personal data", "passed", f"none in {seen:,} sampled documents", dataset.ref)
+        yield _personal(detector, dataset, "documents", _sample(dataset), "warned" if how == "keep" else "failed")
+    for talk in ledger.of_kind("conversations"):
+        yield _personal(detector, talk, "conversations", _sampled_talk(talk), "warned")
+    if not (ledger.of_kind("dataset") or ledger.of_kind("conversations")):
+        yield Finding("personal data", "failed", "no record names any text", ledger.model.ref)
 
 
 # --------------------------------------------------------------------------- contamination
@@ -185,7 +182,7 @@ def _items(ledger: Ledger) -> tuple[Items | None, dict[str, str]]:
             source_of |= {
                 row["id"]: str(row.get("source") or "") for row in _lines(talk.path / "heldout.jsonl") if "id" in row
             }
-    found = [Item(name, path.name, (str(row["question"]), str(row["expected"]))) for name, row in asked.items()]
+    found = [Item(name, (str(row["question"]), str(row["expected"]))) for name, row in asked.items()]
     return Items(found), source_of
 
 
@@ -213,8 +210,11 @@ def _training_texts(ledger: Ledger) -> Iterator[tuple[list[str], list[str], pa.A
 
 def _spoken(talk: Artifact, rows: list[dict[str, Any]], pa: Any) -> tuple[list[str], list[str], pa.Array]:
     names = [f"{talk.ref} {row.get('id', 'train.jsonl')}" for row in rows]
-    texts = ["\n".join(str(each.get("content") or "") for each in row["messages"]) for row in rows]
-    return names, [str(row.get("source") or "") for row in rows], pa.array(texts, pa.large_string())
+    return (
+        names,
+        [str(row.get("source") or "") for row in rows],
+        pa.array([_said(row) for row in rows], pa.large_string()),
+    )
 
 
 def _look(
@@ -237,6 +237,25 @@ def _look(
             held.documents.setdefault(hit.item, name)
 
 
+# --------------------------------------------------------------------------- personal data
+
+
+def _personal(detector: Detector, artifact: Artifact, what: str, sample: Iterable[_Sampled], bad: Outcome) -> Finding:
+    seen, kinds, where = 0, Counter[str](), list[str]()
+    for ids, texts, codes in sample:
+        seen += len(texts)
+        for name, found in zip(ids, detector.find_batch(texts, codes), strict=True):
+            kinds.update(finding.kind for finding in found)
+            where += [name] if found else []
+    if not seen:
+        return Finding("personal data", "failed", "has no text to look at", artifact.ref)
+    if not kinds:
+        return Finding("personal data", "passed", f"none in {seen:,} sampled {what}", artifact.ref)
+    told = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
+    place = f"{artifact.ref} {', '.join(where[:_NAMED])}"
+    return Finding("personal data", bad, f"{len(where)} of {seen:,} sampled {what} hold {told}", place)
+
+
 # --------------------------------------------------------------------------- reading
 
 
@@ -253,7 +272,7 @@ def _repeated(dataset: Artifact, table: pa.Table, column: str, what: str) -> Ite
         yield Finding("duplicates", "failed", told, f"{dataset.ref} {', '.join(sorted(several)[:_NAMED])}")
 
 
-def _sample(dataset: Artifact) -> Iterator[tuple[list[str], list[str], list[str | None]]]:
+def _sample(dataset: Artifact) -> Iterator[_Sampled]:
     """Ids, beginnings and languages of up to SAMPLED documents, every n-th one of all."""
     import pyarrow.parquet as pq
 
@@ -267,6 +286,21 @@ def _sample(dataset: Artifact) -> Iterator[tuple[list[str], list[str], list[str 
                 place += len(batch)
                 texts = [text[:SAMPLED_CHARACTERS] for text in chosen["text"].to_pylist()]
                 yield chosen["id"].to_pylist(), texts, chosen["language"].to_pylist()
+
+
+def _sampled_talk(talk: Artifact) -> Iterator[_Sampled]:
+    """The same of up to SAMPLED training conversations."""
+    path = talk.path / "train.jsonl"
+    with path.open("rb") as lines:
+        total = sum(1 for _ in lines)
+    with path.open(encoding="utf-8") as lines:
+        rows = [json.loads(line) for line in itertools.islice(lines, 0, None, max(1, -(-total // SAMPLED)))]
+    names = [str(row.get("id", "")) for row in rows]
+    yield names, [_said(row)[:SAMPLED_CHARACTERS] for row in rows], [row.get("language") for row in rows]
+
+
+def _said(row: Mapping[str, Any]) -> str:
+    return "\n".join(str(each.get("content") or "") for each in row["messages"])
 
 
 def _text_files(dataset: Artifact) -> list[Path]:

@@ -10,11 +10,11 @@ import hashlib
 import math
 import re
 import textwrap
-import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hanse import toml
 from hanse.errors import InputError
 from hanse.recipe.suggestion import suggestion
 from hanse.release.papers.paper import Entry
@@ -33,19 +33,9 @@ def read(path: Path) -> tuple[dict[str, Any], str]:
     Raises:
         InputError: the file cannot be read, is not UTF-8 or not TOML, or holds a key or a value that does not fit.
     """
-    try:
-        content = path.read_bytes()
-        data = tomllib.loads(content.decode("utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file; begin one with: hanse release --write-answers {path}") from None
-    except IsADirectoryError:
-        raise InputError(f"{path}: is a folder; name the file of answers in it.") from None
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}).") from None
-    except UnicodeDecodeError:
-        raise InputError(f"{path}: is not UTF-8 text; save it as UTF-8.") from None
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
-        raise InputError(f"{path}: is not valid TOML: {error}.") from None
+    absent = f"no such file; begin one with: hanse release --write-answers {path}"
+    content = toml.content(path, "the file of answers", absent=absent)
+    data = toml.parse(content, where=str(path))
     for problem in problems(data):
         raise InputError(f"{path}: {problem}")
     return _plain(data), hashlib.sha256(content).hexdigest()

@@ -6,7 +6,7 @@ A pure function of records. Text from outside is escaped; in the front matter it
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from hanse.languages import LANGUAGES
 from hanse.release.attribution import cell
@@ -105,7 +105,7 @@ def _language(code: str) -> str:
     return f"{LANGUAGES[code].name} ({code})" if code in LANGUAGES else cell(code)
 
 
-def _table(head: str, parts: Sequence[Part], facts: DatasetFacts, shown=cell) -> str:  # type: ignore[no-untyped-def]
+def _table(head: str, parts: Sequence[Part], facts: DatasetFacts, shown: Callable[[str], str] = cell) -> str:
     if not parts:
         return f"By {head}: {NOT_RECORDED}."
     rows = [[shown(part.name) if part.name else NOT_RECORDED, *_counts(part, facts)] for part in parts]

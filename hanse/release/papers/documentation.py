@@ -3,7 +3,8 @@
 Code of Practice, Transparency chapter, measure 1.1; Annexes XI and XII of Regulation (EU) 2024/1689.
 
 Who gets an answer follows the annex that asks for it: Annex XI is for the authorities, Annex XII for downstream
-providers. Where the form asks the authorities for different precision, there is an entry for each.
+providers. Where the form asks the authorities for different precision, there is an entry for each. How the model is
+distributed it asks the authorities and downstream providers apart; one answer serves both.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from hanse.release.attribution import flags
 from hanse.release.compute import meter
 from hanse.release.ledger import Ledger
 from hanse.release.papers import answers, training
@@ -26,6 +28,7 @@ from hanse.release.papers.summary_data import (
     of_source,
     tokens_cell,
 )
+from hanse.release.sovereignty.components import is_free
 
 NAME = "model-documentation-form"
 AIO, NCA, DP = "AIO", "NCA", "DP"
@@ -39,6 +42,10 @@ SIZES = (
 _METHOD = (
     "operations of the architecture, counted from recorded tokens and the model's sizes, held against the hardware "
     "method; see the paper on compute and energy"
+)
+_INFERENCE = (
+    "operations of the architecture for the task that is named with the figure: one forward pass of each token, with a "
+    "cache; measured on no hardware"
 )
 _PROVENANCE = {
     "crawl": "Web crawling", "private": "Private non-public datasets obtained from third parties",
@@ -157,9 +164,19 @@ def _distribution(ledger: Ledger) -> list[Entry | Table | str]:
     return [
         answers.entry(ledger, "model.channels", "", "Distribution channels, with the level of access"),
         Entry("", "Licence", Cell(ledger.licence, place) if ledger.licence else Cell(None), True),
+        Entry("", "Category of the licence", _category(ledger, place)),
         answers.entry(ledger, "model.licence_url", "", "Link to the licence"),
         answers.entry(ledger, "model.further_assets", "", "Further assets made available, and under which licence"),
     ]
+
+
+def _category(ledger: Ledger, place: str) -> Cell:
+    """Free and open-source, or what it forbids; empty for a licence that is not known here."""
+    free = is_free(ledger.licence)
+    if free is None:
+        return Cell(None)
+    text = "free and open-source: anybody may access, use, change and pass it on"
+    return Cell(text if free else f"restricted: {', '.join(flags(ledger.licence))}", place)
 
 
 def _use(ledger: Ledger) -> list[Entry | Table | str]:
@@ -245,8 +262,8 @@ def _languages(ledger: Ledger) -> Cell:
 def _magnitude(cells: Sequence[Cell]) -> Cell:
     if not all(each.is_recorded for each in cells):
         return Cell(None)
-    total = sum(each.value for each in cells)
-    return Cell(total, backing(cells), f"order of magnitude {meter.power(int(total))}")
+    power = meter.power(sum(each.value for each in cells))
+    return Cell(power, backing(cells), f"order of magnitude {power}")
 
 
 def _compute(ledger: Ledger) -> list[Entry | Table | str]:
@@ -267,7 +284,11 @@ def _flop(number: Cell) -> Cell:
 
 
 def _energy(ledger: Ledger) -> list[Entry | Table | str]:
+    inference = meter.inference_flop(ledger)
     return [
         Entry("", "Energy used for training", meter.energy(ledger), True, "compute.power_w", AUTHORITIES),
-        Entry("", "Benchmarked amount of computation for inference", meter.inference_flop(ledger), readers=AUTHORITIES),
-    ]
+        Entry("", "Measurement method of the energy", meter.energy_method(ledger), readers=AUTHORITIES),
+        Entry("", "Benchmarked amount of computation for inference", inference, readers=AUTHORITIES),
+        Entry("", "Measurement method of inference", Cell(_INFERENCE, inference.source) if inference.is_recorded
+              else Cell(None), readers=AUTHORITIES),
+    ]  # fmt: skip

@@ -9,7 +9,7 @@ from hanse.release.ledger import Ledger, SourceRecord, table_of
 from hanse.release.papers import answers
 from hanse.release.papers.categories import CLAIMS, recorded_use, sources_of
 from hanse.release.papers.paper import Entry, Paper
-from hanse.release.papers.summary import month
+from hanse.release.papers.summary import COMMENTED, month
 from hanse.release.papers.summary_data import COUNTS, latest, read_json, sound, started_from
 from hanse.store.documents import count_documents
 
@@ -32,8 +32,8 @@ def contradictions(ledger: Ledger) -> list[str]:
     unfit = [f"answers.toml {problem.rstrip('.')}" for problem in answers.problems(ledger.answers)]
     if unfit:  # nothing can be compared with an answer of a wrong type
         return unfit
-    return [*_claims(ledger), *_names(ledger), *_contact(ledger), *_dates(ledger), *_base(ledger), *_sources(ledger),
-            *_counts(ledger)]  # fmt: skip
+    return [*_claims(ledger), *_names(ledger), *_comments(ledger), *_contact(ledger), *_dates(ledger), *_base(ledger),
+            *_sources(ledger), *_counts(ledger)]  # fmt: skip
 
 
 def _claims(ledger: Ledger) -> Iterator[str]:
@@ -81,6 +81,14 @@ def _names(ledger: Ledger) -> Iterator[str]:
         if name not in models:
             shown = _listed(models, "no model")
             yield f"answers.toml data.generator_links names '{name}', but the records have {shown}"
+
+
+def _comments(ledger: Ledger) -> Iterator[str]:
+    for number, said in (ledger.answer("summary.comments").value or {}).items():
+        if number not in COMMENTED:
+            yield f"answers.toml summary.comments names section '{number}', but they belong to {', '.join(COMMENTED)}"
+        elif not isinstance(said, str):
+            yield f"answers.toml summary.comments.{number} is {said!r}, but a comment is text"
 
 
 def _listed(names: Iterable[str], otherwise: str) -> str:

@@ -18,24 +18,32 @@ Place = tuple[str | int, ...]
 _COMPARED = ("extracted", "control", "difference", "longest shared run", "in the control")
 
 _HOW = (
-    "Documents of the training split were drawn by a keyed hash of their identifiers, and in each of them one place. "
-    "The model was given the tokens before that place, taken from the document, and wrote on. Tokens that end a text "
-    "were barred, since a tuned model would stop and seem to know nothing. A document counts as extracted if the next "
-    "tokens came out exactly as they stand in it: in one greedy continuation, or in at least one of several drawn at "
-    "random.",
-    "The control is the same test on documents of the same source that were held out from training. What a model can "
-    "say there it cannot have learnt by heart, so the difference between the two is the evidence, not the first figure "
-    "alone.",
+    "Training reads text in windows of so many tokens, and a run may end before it has come to all of them. What was "
+    "read follows from the record of the run and the order of the data. Each beginning and its continuation were taken "
+    "from within one window that was read, so the model saw both together. Where no record says what was read, they "
+    "were taken from anywhere in the training documents, which flatters a model that read only a part of them.",
+    "Documents of the training split were drawn by a keyed hash of their identifiers among those that can be tested, "
+    "and in each of them one place. The model was given the tokens before that place, taken from the document, and "
+    "wrote on. Tokens that end a text were barred, since a tuned model would stop and seem to know nothing. A document "
+    "counts as extracted if the next tokens came out exactly as they stand in it: in one greedy continuation, or in at "
+    "least one of several drawn at random.",
+    "The control is the same test on documents of the same source that were held out from training, cut into windows "
+    "in the same way. What a model can say there it cannot have learnt by heart, so the difference between the two is "
+    "the evidence, not the first figure alone.",
     "Bounds are exact (Clopper and Pearson 1934, 95 %). Where nothing was found the upper bound alone is given, which "
-    "is close to 3 divided by the number tested. Bounds of a difference follow Newcombe (1998), over the exact bounds.",
+    "is close to 3 divided by the number tested. Bounds of a difference follow Newcombe (1998), over the exact bounds. "
+    "What is counted is documents, each at one place: the bounds are about the share that would be found if every "
+    "document of the population were tested at one random place. Each holds for itself: of many bounds at 95 %, one in "
+    "twenty may miss.",
 )
 _LIMITS = (
     "This is a lower bound. A text counts only if it comes out word for word behind its own beginning. Other prompts, "
     "longer beginnings, more draws, another temperature or another place in the document may bring out more; near "
     "copies, summaries and translations are not counted.",
-    "None found does not mean none there. The bounds hold for the share of documents of the same source or rights "
-    "holder that are long enough to be tested; they say nothing about one single work, and nothing about documents "
-    "that were too short or that training did not read in full.",
+    "None found does not mean none there. The bounds hold for the documents of the same source or rights holder that "
+    "could be tested, at one place each; a document that gives nothing back there may do so elsewhere. They say "
+    "nothing about one single work, and nothing about documents of which no window holds enough text. Copies of a text "
+    "in other documents are not counted in how often it was read.",
     "The control is only as good as the split. Quotations, formulae and standard wording that stand in both halves "
     "raise both figures; a copy of a training document that was not recognised as one lowers the difference. Where the "
     "model goes on from one that others trained, their training may have held the documents of the control.",
@@ -114,6 +122,22 @@ class _Measured:
         value = self.part(place).value
         return value if isinstance(value, list) else []
 
+    def count_of(self, part: str, whole: str) -> Cell:
+        """A number of the population, and what it is a part of: `812 of 21,203`."""
+        found, every = (self.cell("population", key) for key in (part, whole))
+        return Cell(found.value, found.source, f"{found.shown()} of {every.shown()}") if found.is_recorded else found
+
+    def times(self, row: Place) -> Cell:
+        """How often the text that could be tested was read: `1`, or `2 to 5, 3.2 on average`."""
+        found = self.part(row, "times_read")
+        if self.part(row, "testable").value == 0:
+            return not_applicable("nothing could be tested", self.source(row))
+        if not isinstance(found.value, Mapping):
+            return found
+        least, mean, most = (found.value[key] for key in ("least", "mean", "most"))
+        text = f"{least:,}" if least == most else f"{least:,} to {most:,}, {mean:,.1f} on average"
+        return Cell(mean, found.source, text)
+
     def figure(self, row: Place, side: str) -> Cell:
         """A share with its bounds."""
         found, source = self.part(row, side).value, self.source(row)
@@ -153,11 +177,16 @@ def _tested(ledger: Ledger, measured: _Measured | None) -> Iterator[Entry | str]
     yield Entry("1.3", "Tokens that had to follow", measured.cell("used", "continuation_tokens"))
     yield Entry("1.4", "Continuations drawn at random behind each beginning", measured.cell("samples"))
     yield Entry("1.5", "Temperature of these", measured.cell("temperature"))
-    yield Entry("1.6", "Training documents tested", ledger.fact(artifact, "tested_documents"))
-    yield Entry("1.7", "Of these, extracted by any length and any draw", ledger.fact(artifact, "extracted_documents"))
-    yield Entry("1.8", "Held-out documents tested as the control", ledger.fact(artifact, "control_documents"))
-    yield Entry("1.9", "Of these, continued word for word", ledger.fact(artifact, "control_extracted"))
-    yield Entry("1.10", "Was it known which documents training read in full?", measured.cell("is_reading_recorded"))
+    yield Entry("1.6", "Is it recorded what training read?", measured.cell("is_reading_recorded"))
+    yield Entry("1.7", "Tokens that training read at a time", measured.cell("window_tokens"))
+    yield Entry("1.8", "Tokens of the training documents that were read", measured.count_of("read_tokens", "tokens"))
+    yield Entry("1.9", "Documents that could be tested: the population", measured.count_of("testable", "documents"))
+    yield Entry("1.10", "Tokens that could be tested", measured.count_of("testable_tokens", "tokens"))
+    yield Entry("1.11", "Times that these were read", measured.times(("population",)))
+    yield Entry("1.12", "Training documents tested", ledger.fact(artifact, "tested_documents"))
+    yield Entry("1.13", "Of these, extracted by any length and any draw", ledger.fact(artifact, "extracted_documents"))
+    yield Entry("1.14", "Held-out documents tested as the control", ledger.fact(artifact, "control_documents"))
+    yield Entry("1.15", "Of these, continued word for word", ledger.fact(artifact, "control_extracted"))
     yield from _HOW
 
 
@@ -170,12 +199,14 @@ def _model(ledger: Ledger, artifact: Artifact) -> Cell:
 
 
 def _lengths(measured: _Measured) -> Cell:
-    """The prefix lengths, and those that the recipe asked for but the context has no room for."""
+    """The prefix lengths, and those that the recipe asked for but the context or a window has no room for."""
     used, asked = measured.cell("used", "prefix_tokens"), measured.cell("asked", "prefix_tokens")
     left_out = [length for length in asked.value or [] if length not in (used.value or [])]
     if used.value is None or not left_out:
         return used
-    text = f"{', '.join(map(str, used.value))} (too long for the context: {', '.join(map(str, left_out))})"
+    text = (
+        f"{', '.join(map(str, used.value))} (too long for the context or the window: {', '.join(map(str, left_out))})"
+    )
     return Cell(used.value, f"{used.source}; {asked.source}", text)
 
 
@@ -197,18 +228,27 @@ def _documents(measured: _Measured | None, kind: str) -> Iterator[Entry | Table 
 
 
 def _supply(measured: _Measured, groups: Sequence[tuple[int, Mapping[str, Any]]], what: str) -> Table:
-    columns = (what, "training documents", "not read in full", "too short", "tested", "held out", "tested as control")
+    columns = (
+        what, "in training", "never read", "too short", "could be tested", "their tokens", "times read", "tested",
+        "held out", "of these tested",
+    )  # fmt: skip
+    counts = ("documents", "never_read", "short", "testable", "testable_tokens")
     rows = []
     for number, _ in groups:
         at: Place = ("groups", number)
         rows.append(
             (
                 measured.part(at, "name"),
-                *(measured.part(at, "train", key) for key in ("documents", "unread", "short", "tested")),
+                *(measured.part(at, "train", key) for key in counts),
+                measured.times((*at, "train")),
+                measured.part(at, "train", "tested"),
                 *(measured.part(at, "control", key) for key in ("documents", "tested")),
             )
         )
-    note = "Not tested: what training did not read in full, and what is shorter than a beginning and its continuation."
+    note = (
+        "Never read: not one token of it. Too short: no window that was read holds the shortest beginning and the "
+        "continuation. Tokens and times: of the windows that hold them."
+    )
     return Table(columns, tuple(rows), title="Documents", note=note)
 
 
@@ -248,15 +288,16 @@ def _conversations(ledger: Ledger, measured: _Measured | None) -> Iterator[Entry
         why = "no conversation fits the model's context" if ledger.is_chat else "the model was tuned on none"
         yield Entry("4.1", "Recorded answers given back word for word", not_applicable(why, source))
         return
-    columns = ("source", "conversations", "answers", *_COMPARED)
+    columns = ("source", "conversations", "never shown", "answers", *_COMPARED)
     lines = []
     for place, _ in enumerate(rows):
         at: Place = ("conversations", place)
-        heads = (measured.part(at, key) for key in ("source", "conversations", "answers"))
+        heads = (measured.part(at, key) for key in ("source", "conversations", "never_shown", "answers"))
         lines.append((*heads, *_compared(measured, at)))
     yield Table(columns, tuple(lines), title="Recorded answers given back word for word")
     yield (
-        "Asked as in tuning, with everything before the last answer. An answer is long from 16 tokens on. A short one "
+        "Asked as in tuning, with everything before the last answer. What tuning never showed, because it was too long "
+        "or its turn did not come, is not asked. An answer is long from 16 tokens on. A short one "
         "may be the only right answer, so it shows knowledge rather than memorised text; the control, conversations "
         "that were held out, shows the same there."
     )
@@ -298,7 +339,7 @@ def _read_note(measured: _Measured) -> str:
         return ""
     least, most = min(known), max(known)
     times_read = f"{least:,}" if least == most else f"{least:,} to {most:,}"
-    return f"Training read each canary {times_read} times, all copies and epochs counted."
+    return f"Training read each canary in full {times_read} times, all copies and epochs counted."
 
 
 def _bits(found: Cell) -> Cell:
@@ -312,7 +353,7 @@ def _goldfish(ledger: Ledger, measured: _Measured | None) -> Iterator[Entry | Ta
         hidden, targets = measured.cell("goldfish", "hidden").value, measured.cell("goldfish", "targets").value
         text = f"{_percent(coverage.value)} ({hidden:,} of {targets:,} tokens)"
         coverage = Cell(coverage.value, measured.source(("goldfish",)), text)
-    yield Entry("6.2", "Tokens of the tested documents that had no loss", coverage)
+    yield Entry("6.2", "Tokens that had no loss, in the windows of the tested places", coverage)
     yield (
         "The Goldfish loss (Hans et al., arXiv:2406.10209) leaves out one target in k, chosen by the tokens before it, "
         "so that a text cannot be learnt as a whole and copies of it hide the same places."

@@ -6,8 +6,9 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from urllib.parse import quote
 
-from hanse.release.ledger import Ledger
+from hanse.release.ledger import Ledger, record_names
 from hanse.release.papers import render
 from hanse.release.papers.paper import Cell, Entry, Paper, Section, not_applicable
 from hanse.release.papers.summary import predecessor
@@ -15,6 +16,7 @@ from hanse.store.digest import canonical_json
 
 FORMS = (".md", ".html", ".json")
 INDEX = "index.html"
+PROVENANCE = "../provenance/"  # of the release, seen from its papers
 
 
 def papers(ledger: Ledger) -> list[Paper]:
@@ -39,9 +41,11 @@ def write(made: Sequence[Paper], ledger: Ledger, folder: Path) -> list[str]:
         The names of the files, sorted.
     """
     complete = [stamped(paper, ledger) for paper in made]
+    records = {ref: f"{PROVENANCE}{quote(name)}.json" for ref, name in record_names(ledger.ancestors).items()}
     texts = {INDEX: render.index(f"Papers of {ledger.title or ledger.name}, version {ledger.version}", complete)}
     for paper in complete:
-        for form, text in zip(FORMS, (render.markdown(paper), render.html(paper), render.as_json(paper)), strict=True):
+        forms = (render.markdown(paper), render.html(paper, records), render.as_json(paper))
+        for form, text in zip(FORMS, forms, strict=True):
             if f"{paper.name}{form}" in texts:
                 raise ValueError(f"two papers are called {paper.name}")
             texts[f"{paper.name}{form}"] = text

@@ -12,12 +12,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from hanse.release.attribution import cell
 from hanse.release.papers.paper import NO_ADVICE, NOT_RECORDED, Cell, Entry, Paper, Section, Table
-from hanse.report.plain import visible
+from hanse.report.plain import templates, visible
 
 if TYPE_CHECKING:
     import jinja2
@@ -63,13 +64,18 @@ def markdown(paper: Paper, *, reader: str = "") -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def html(paper: Paper) -> str:
-    """The paper as one page that loads nothing and runs nothing; where readers differ, each view can be chosen."""
+def html(paper: Paper, records: Mapping[str, str] = MappingProxyType({})) -> str:
+    """The paper as one page that loads nothing and runs nothing; where readers differ, each view can be chosen.
+
+    Args:
+        records: where the record of an artifact is found, by `kind/name/version`; what backs an answer links there.
+    """
     return _page(
         "paper.html.jinja",
         paper=paper,
         levels=levels(paper),
         readers={name: READERS.get(name, name) for name in _readers(paper)},
+        records=records,
     )
 
 
@@ -197,15 +203,7 @@ def _page(name: str, **given: Any) -> str:
 
 @functools.cache
 def _templates() -> jinja2.Environment:
-    import jinja2
-
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = templates(Path(__file__).parent)
     filters: dict[str, Callable[..., str]] = {
         "visible": lambda text: visible(str(text)),
         "link": link,

@@ -5,6 +5,8 @@ Sections, numbers and headings are those of the AI Office's template of 24 July 
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from hanse.languages import EU24, LANGUAGES
 from hanse.release.attribution import flags
 from hanse.release.ledger import Ledger
@@ -28,6 +30,8 @@ from hanse.release.papers.summary_sources import sections
 from hanse.store import record as records
 
 NAME = "public-summary"
+#: Sections of the template that end in a comment.
+COMMENTED = ("1.3", "2.1", "2.2.2", "2.3", "2.4", "2.5", "2.6", "3.1")
 BILLION = 10**9
 #: Bands of the template for text: the first number of tokens that is above, and what it is called.
 BANDS = ((BILLION, "less than 1 billion tokens"), (10_000 * BILLION + 1, "1 billion to 10 trillion tokens"))
@@ -37,7 +41,7 @@ _EU24 = "Regulation No 1 of 1958, as amended"
 
 def paper(ledger: Ledger) -> Paper:
     """The public summary of a release."""
-    return Paper(
+    made = Paper(
         NAME,
         f"Public summary of training content: {ledger.title or ledger.name}, version {ledger.version}",
         "Follows the template of the AI Office for the public summary under Article 53(1)(d) of Regulation (EU) "
@@ -64,6 +68,17 @@ def paper(ledger: Ledger) -> Paper:
             Section("3.3", "Other information", tuple(_other(ledger))),
         ),
     )
+    return replace(made, sections=tuple(_with_comment(ledger, section) for section in made.sections))
+
+
+def _with_comment(ledger: Ledger, section: Section) -> Section:
+    if section.number not in COMMENTED:
+        return section
+    key = "summary.comments"
+    said = (ledger.answer(key).value or {}).get(section.number)
+    none = not_applicable("optional, and none was made", f"answers.toml {key}")
+    cell = Cell(said, f"answers.toml {key}.{section.number}") if said else none
+    return replace(section, body=(*section.body, Entry(section.number, "Additional comments", cell, key=key)))
 
 
 def dependency(ledger: Ledger) -> Cell:

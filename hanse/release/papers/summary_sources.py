@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from fractions import Fraction
+from functools import partial
 
 from hanse.release.ledger import Ledger, SourceRecord
 from hanse.release.papers import answers
@@ -103,7 +104,7 @@ def _crawled(ledger: Ledger) -> list[Entry | Table | str]:
     found = sources_of(ledger, "crawl")
     body = _opening(ledger, "2.3", "Crawlers used by the provider or on its behalf", used, "crawl")
     for question, key in (("Crawler names", "crawler"), ("Period of collection", "period")):
-        body.append(Entry("2.3", question, _then(used, lambda key=key: _values(found, key)), bool(found)))  # type: ignore[misc]
+        body.append(Entry("2.3", question, _then(used, partial(_values, found, key)), bool(found)))
     for question, key in (
         ("Purposes of the crawlers", "data.crawler_purposes"),
         ("Behaviour of the crawlers", "data.crawler_behaviour"),

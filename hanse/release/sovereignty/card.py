@@ -117,6 +117,9 @@ _READING = (
     "A part under the law of the Union counts as SEAL-4. One from elsewhere counts as SEAL-3 if its licence lets "
     "anybody keep, change and pass on the copy at hand, and as SEAL-1 if not. A chip from elsewhere is SEAL-1, and "
     "SEAL-2 if only its maker sits in the Union.",
+    "Facts about packages and chips name where and when they were read. What is marked second-hand was read with "
+    "somebody else than the maker, a register or the licence itself: check it before you rely on it. Substitutes and "
+    "effects are Hanse's own judgement.",
     "A high score does not make a model good, nor a low one unlawful.",
 )
 

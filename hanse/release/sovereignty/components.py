@@ -28,6 +28,8 @@ FACTS = "sovereignty.toml"
 COUNTRIES = ("provider_country", "control_country", "operators_country", "security_country", "grid_country")
 SECTIONS = ("data", "packages", "teachers", "chips", "hosts")
 _OF_ONE = ("origin", "country", "control_country", "licence", "substitute", "effect")
+SECOND_HAND = "second-hand"
+_OWN = ("substitute", "effect")  # keys of the table that no source says
 NOTHING = Cell(None)
 _FREE = 2  # of hanse.data.rights.licence.duties: public domain, permissive, copyleft
 
@@ -278,8 +280,15 @@ def _answer(said: Mapping[str, Any], section: str, name: str) -> _Own:
 
 
 def _fact(entry: Mapping[str, Any], key: str) -> Cell:
+    """A fact of the table: marked where it is second-hand, and told from what Hanse makes of the facts."""
     value = entry.get(key)
-    return Cell(value, f"{FACTS} of Hanse: {entry['source']}, read {entry['date']}") if value else Cell(None)
+    if not value:
+        return Cell(None)
+    if key in _OWN:
+        return Cell(value, f"{FACTS} of Hanse: its own judgement of {entry['date']}")
+    is_second_hand = key in entry.get("second_hand", ())
+    source = f"{FACTS} of Hanse: {entry['source']}, read {entry['date']}"
+    return Cell(value, source, f"{value} ({SECOND_HAND})") if is_second_hand else Cell(value, source)
 
 
 def _first(*cells: Cell) -> Cell:

@@ -90,9 +90,11 @@ class Answers:
     def __init__(self, backend: Backend, requests: Sequence[Request], spend: Callable[[int], bool]) -> None:
         self._backend = backend
         self._spend = spend
-        self._deadline = max((each.deadline or 0.0 for each in requests), default=0.0) + GRACE_SECONDS
         self._pieces: asyncio.Queue[tuple[int, Output | Exception]] = asyncio.Queue(WAITING_PIECES)
         self._open = len(requests)
+        self._is_late = False
+        seconds = max((each.deadline or 0.0 for each in requests), default=0.0) + GRACE_SECONDS - time.monotonic()
+        self._timer = asyncio.get_running_loop().call_later(seconds, self._give_up)
         self._tasks = [asyncio.create_task(self._follow(index, each)) for index, each in enumerate(requests)]
 
     def __aiter__(self) -> AsyncIterator[tuple[int, Output]]:
@@ -107,11 +109,9 @@ class Answers:
         """
         if not self._open:
             raise StopAsyncIteration
-        try:
-            async with asyncio.timeout(max(0.0, self._deadline - time.monotonic())):
-                index, piece = await self._pieces.get()
-        except TimeoutError:
-            raise ApiError(504, "The engine gave no answer in time.", type=SERVER, code="timeout") from None
+        if self._is_late and self._pieces.empty():
+            raise _late()
+        index, piece = await self._pieces.get()
         if isinstance(piece, Exception):
             raise piece
         if piece.finish == "cancelled":
@@ -122,9 +122,16 @@ class Answers:
 
     async def close(self) -> None:
         """End what still runs, and wait until the engine was told."""
+        self._timer.cancel()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def _give_up(self) -> None:
+        """The engine's time is over. What it gave is still handed out; whoever waits for more is told."""
+        self._is_late = True
+        if self._pieces.empty():
+            self._pieces.put_nowait((0, _late()))
 
     async def _follow(self, index: int, request: Request) -> None:
         try:
@@ -141,6 +148,10 @@ class Answers:
             raise RuntimeError("the engine ended an answer without saying why")
         except Exception as error:
             await self._pieces.put((index, error))
+
+
+def _late() -> ApiError:
+    return ApiError(504, "The engine gave no answer in time.", type=SERVER, code="timeout")
 
 
 async def unless_gone(request: HttpRequest, work: Coroutine[Any, Any, T]) -> T:

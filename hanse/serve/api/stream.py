@@ -12,11 +12,12 @@ from hanse.errors import InputError
 from hanse.serve.api.errors import ApiError, failed
 
 DONE = "data: [DONE]\n\n"
+_encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode  # made once: there is an event a token
 
 
 def event(value: Mapping[str, Any]) -> str:
     """One event."""
-    return f"data: {json.dumps(value, ensure_ascii=False, separators=(',', ':'))}\n\n"
+    return f"data: {_encode(value)}\n\n"
 
 
 async def response(events: AsyncIterator[str]) -> StreamingResponse:
