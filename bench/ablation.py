@@ -1,7 +1,7 @@
 """What each part of the frugal design is worth at a scale that a CPU trains in minutes: one line a part.
 
 Every variant changes one thing of the base: recipes/europe.toml at a small size, over real text. Equal tokens, several
-seeds; quality is bits per byte on held-out text, mean over the languages, and seconds stand beside it, since a part
+seeds; quality is bits per byte on held-out text, mean over the languages, and CPU seconds stand beside it, since a part
 that costs more time than it saves does not pay. Runs that are in the results file already are not made again.
 
     python bench/ablation.py [--size 1M] [--tokens 600000] [--seeds 3] [--only NAME ...] [--threads 2]
@@ -15,6 +15,7 @@ import json
 import statistics
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 import learning
@@ -87,13 +88,15 @@ def main() -> None:
                 continue
             parsed = learning.recipe(options.corpus, [*changes(name, options), f"seed={seed}"])
             with tempfile.TemporaryDirectory() as folder:
+                began = time.process_time()
                 model, summary = learning.train(parsed, shards, digest, Path(folder), options.threads)
+                spent = time.process_time() - began
             quality = learning.bits_per_byte(model, shards, tokenizer, context=parsed.pretrain.sequence_length)
             runs[str(seed)] = {
-                "bits_per_byte": quality, "seconds": summary.seconds, "tokens": summary.tokens,
+                "bits_per_byte": quality, "cpu_seconds": spent, "tokens": summary.tokens,
                 "parameters": model.config.parameters(), "active": model.config.active_parameters(),
             }  # fmt: skip
-            print(f"{name}, seed {seed}: {quality:.4f} bits per byte, {summary.seconds:.0f} s", file=sys.stderr)
+            print(f"{name}, seed {seed}: {quality:.4f} bits per byte, {spent:.0f} CPU s", file=sys.stderr)
             options.output.parent.mkdir(parents=True, exist_ok=True)
             options.output.write_text(json.dumps(stored, indent=1) + "\n", encoding="utf-8")
     show(stored)
@@ -103,16 +106,18 @@ def show(stored: dict) -> None:
     """Print the table: each variant against the base, seed by seed."""
     base = stored["runs"]["base"]
     print(f"{stored['setting']['size']}, {stored['setting']['tokens']:,} tokens, seeds {', '.join(base)}")
-    print(f"{'':34}{'bits per byte':>20}{'against base':>22}{'seconds':>10}{'parameters':>13}")
+    print(f"{'':34}{'bits per byte':>20}{'against base':>22}{'CPU s':>10}{'parameters':>13}")
     for name, runs in stored["runs"].items():
         seeds = sorted(set(runs) & set(base))
         if not seeds:
             continue
         quality = learning.spread([runs[seed]["bits_per_byte"] for seed in seeds])
         against = learning.spread([runs[seed]["bits_per_byte"] - base[seed]["bits_per_byte"] for seed in seeds])
-        seconds = statistics.median(runs[seed]["seconds"] / base[seed]["seconds"] for seed in seeds)
+        timed = [seed for seed in seeds if "cpu_seconds" in runs[seed] and "cpu_seconds" in base[seed]]
+        ratios = [runs[seed]["cpu_seconds"] / base[seed]["cpu_seconds"] for seed in timed]
+        seconds = f"{statistics.median(ratios):.2f}x" if ratios else "-"
         parameters = runs[seeds[0]]["parameters"] / 1e6
-        print(f"{name:34}{quality:>20}{against:>22}{seconds:>9.2f}x{parameters:>12.2f}M")
+        print(f"{name:34}{quality:>20}{against:>22}{seconds:>10}{parameters:>12.2f}M")
 
 
 if __name__ == "__main__":

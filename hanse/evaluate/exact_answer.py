@@ -2,6 +2,8 @@
 
 A question counts only if its answer differs from the English one: otherwise a model that answers everything in English
 would look multilingual (up to 125 of 249 country names are the same in Danish). In English every question counts.
+
+Each question is asked alone, and once more as the second of a conversation.
 """
 
 from __future__ import annotations
@@ -11,7 +13,8 @@ import json
 import unicodedata
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -59,6 +62,7 @@ class Answer:
             "id": self.item.id,
             "language": self.item.language,
             "task": self.item.task,
+            "before": [message.get("content") for message in self.item.messages[:-1]],
             "question": self.item.messages[-1]["content"] if self.item.messages else "",
             "expected": self.item.expected,
             "given": self.given,
@@ -118,6 +122,35 @@ def choose(items: Iterable[Item], *, per_language: int, seed: int) -> list[Item]
         for language in sorted(of_language)
         for item in sorted(sorted(of_language[language], key=draw)[:per_language], key=lambda item: item.id)
     ]
+
+
+def as_second(answers: Iterable[Answer], *, seed: int) -> list[Item]:
+    """The same questions, each behind another one of its language and what the model answered to that, right or wrong.
+
+    A keyed hash of the ids decides which stands before which, so each question stands before one other. Only questions
+    that are all there is before the answer are taken, and only in a language that has two of them.
+
+    Args:
+        answers: to the questions, asked alone.
+
+    Returns:
+        Items sorted by language and id.
+    """
+    of_language: dict[str, list[Answer]] = defaultdict(list)
+    for answered in answers:
+        if len(answered.item.messages) == 1:
+            of_language[answered.item.language].append(answered)
+
+    def draw(answered: Answer) -> bytes:
+        return hashlib.sha256(f"{seed}/second_answer/{answered.item.id}".encode()).digest()
+
+    items = []
+    for members in of_language.values():
+        order = sorted(members, key=draw)
+        for before, after in pairwise([order[-1], *order]) if len(order) > 1 else ():
+            said = {"role": "assistant", "content": before.given}
+            items.append(replace(after.item, messages=(*before.item.messages, said, *after.item.messages)))
+    return sorted(items, key=lambda item: (item.language, item.id))
 
 
 def answer(engine: Engine, items: Sequence[Item], *, progress: Progress | None = None) -> list[Answer]:

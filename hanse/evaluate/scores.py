@@ -20,6 +20,7 @@ from hanse.languages import LANGUAGES
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from hanse.evaluate.exact_answer import Answer
     from hanse.recipe import Evaluate
     from hanse.runtime import Runtime
     from hanse.serve.engine import Engine
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 Progress = Callable[[str, int, int | None], None]
 ALL = "all"
 MEAN = "mean"
-Metric = Literal["exact_answer", "bits_per_byte"]
+Metric = Literal["exact_answer", "second_answer", "bits_per_byte"]
 
 
 def evaluate(
@@ -42,7 +43,9 @@ def evaluate(
     seed: int,
     progress: Progress | None = None,
 ) -> None:
-    """Measure a model on what training never saw; write `scores.json` and, if it was asked questions, `answers.jsonl`.
+    """Measure a model on what training never saw.
+
+    Writes `scores.json` and, if the model was asked questions, `answers.jsonl` and `second_answers.jsonl`.
 
     Args:
         work: where to write.
@@ -77,11 +80,21 @@ def _exact_answer(
         exact_answer.read_items(conversations / "heldout.jsonl"), per_language=settings.items_per_language, seed=seed
     )
     answers = exact_answer.answer(engine, items, progress=progress)
-    with (work.folder / "answers.jsonl").open("w", encoding="utf-8") as file:
-        file.writelines(json.dumps(answer.row(), ensure_ascii=False) + "\n" for answer in answers)
+    second = exact_answer.answer(engine, exact_answer.as_second(answers, seed=seed), progress=progress)
     work.note(questions=len(answers), right_answers=sum(answer.is_correct for answer in answers))
-    measured = [answer.measured() for answer in answers]
-    return scores_of(measured, "exact_answer", resamples=settings.bootstrap, seed=seed)
+    work.note(second_questions=len(second), right_second_answers=sum(answer.is_correct for answer in second))
+    _save_answers(answers, work.folder / "answers.jsonl")
+    _save_answers(second, work.folder / "second_answers.jsonl")
+
+    def scores(given: Sequence[Answer], metric: Metric) -> list[Score]:
+        return scores_of([each.measured() for each in given], metric, resamples=settings.bootstrap, seed=seed)
+
+    return scores(answers, "exact_answer") + scores(second, "second_answer")
+
+
+def _save_answers(answers: Iterable[Answer], path: Path) -> None:
+    with path.open("w", encoding="utf-8") as file:
+        file.writelines(json.dumps(answer.row(), ensure_ascii=False) + "\n" for answer in answers)
 
 
 def _bits_per_byte(
@@ -123,7 +136,8 @@ class Score:
     Attributes:
         language: code, or "mean": the unweighted mean over the languages.
         task: kind of question (exact_answer) or source (bits_per_byte), or "all": every item of the language alike.
-        metric: "exact_answer" (share of right answers, 0 to 1) or "bits_per_byte".
+        metric: "exact_answer" (share of right answers, 0 to 1), "second_answer" (the same, as the second question of
+            a conversation) or "bits_per_byte".
         value, low, high: the figure and its bootstrap 95 % interval.
         n: questions, or documents.
     """
@@ -187,7 +201,7 @@ class LanguageRow:
     Attributes:
         code, name: the language, or "mean" and "".
         exact_answer: share of right answers over all tasks, with its interval `low` to `high`.
-        n: questions asked.
+        second_answer: share of right answers to the same questions, asked second.
         bits_per_byte: over all held-out documents.
         premium: tokens needed for the same text, as a multiple of English.
     """
@@ -197,7 +211,7 @@ class LanguageRow:
     exact_answer: float | None
     low: float | None
     high: float | None
-    n: int
+    second_answer: float | None
     bits_per_byte: float | None
     premium: float | None
 
@@ -211,7 +225,8 @@ def language_rows(scores: Iterable[Score], premium: Mapping[str, float] | None =
     codes = sorted(code for code in found if code != MEAN) + ([MEAN] if MEAN in found else [])
     rows = []
     for code in codes:
-        exact, bits = found[code].get("exact_answer"), found[code].get("bits_per_byte")
+        exact, second = found[code].get("exact_answer"), found[code].get("second_answer")
+        bits = found[code].get("bits_per_byte")
         rows.append(
             LanguageRow(
                 code=code,
@@ -219,7 +234,7 @@ def language_rows(scores: Iterable[Score], premium: Mapping[str, float] | None =
                 exact_answer=exact.value if exact else None,
                 low=exact.low if exact else None,
                 high=exact.high if exact else None,
-                n=exact.n if exact else 0,
+                second_answer=second.value if second else None,
                 bits_per_byte=bits.value if bits else None,
                 premium=(premium or {}).get(code),
             )
@@ -235,7 +250,8 @@ def as_table(rows: Sequence[LanguageRow]) -> Table:
     if any(row.exact_answer is not None for row in rows):
         columns.append(("exact answer", lambda row: _cell(row.exact_answer, "{:.1%}")))
         columns.append(("95 % interval", _interval))
-        columns.append(("questions", lambda row: str(row.n) if row.n else "-"))
+    if any(row.second_answer is not None for row in rows):
+        columns.append(("asked 2nd", lambda row: _cell(row.second_answer, "{:.1%}")))
     if any(row.bits_per_byte is not None for row in rows):
         columns.append(("bits/byte", lambda row: _cell(row.bits_per_byte, "{:.3f}")))
     if any(row.premium is not None for row in rows):

@@ -20,7 +20,7 @@ HUB_LICENCES = (
     "cc-by-nc-sa-4.0", "cc-by-nd-4.0", "eupl-1.1", "eupl-1.2", "mpl-2.0", "gpl-3.0", "lgpl-3.0", "agpl-3.0",
     "bsd-2-clause", "bsd-3-clause", "isc", "unlicense", "etalab-2.0", "odc-by", "odbl", "pddl", "osl-3.0",
 )  # fmt: skip
-_TITLES = {"exact_answer": "exact answers", "bits_per_byte": "bits per byte"}
+_TITLES = {"exact_answer": "exact answers", "second_answer": "asked second", "bits_per_byte": "bits per byte"}
 
 
 def card(ledger: Ledger) -> str:
@@ -132,7 +132,8 @@ def _scores(ledger: Ledger) -> str:
         lines.append(f"| {_language(code)} | {' | '.join(values)} |")
     return "\n".join(lines) + (
         "\n\nIn brackets: 95 % bootstrap interval, and the number of questions or documents. Exact answers: "
-        "higher is better, on phrasings that training never saw. Bits per byte: lower is better, on documents it never "
+        "higher is better, on phrasings that training never saw. Asked second: the same questions, each after "
+        "another one and the answer to that. Bits per byte: lower is better, on documents it never "
         "saw. Every figure is in `evaluation/scores.json`."
     )
 
@@ -140,7 +141,7 @@ def _scores(ledger: Ledger) -> str:
 def _value(row: Mapping[str, Any] | None) -> str:
     if row is None or row.get("value") is None:
         return NOT_RECORDED
-    scale, form, unit = (100, ".1f", " %") if row["metric"] == "exact_answer" else (1, ".3f", "")
+    scale, form, unit = (100, ".1f", " %") if row["metric"] in ("exact_answer", "second_answer") else (1, ".3f", "")
     text = f"{row['value'] * scale:{form}}{unit}"
     if row.get("low") is not None and row.get("high") is not None:
         text += f" ({row['low'] * scale:{form}} to {row['high'] * scale:{form}}; {row.get('n', NOT_RECORDED)})"

@@ -3,6 +3,7 @@
 import copy
 import functools
 import hashlib
+import itertools
 import json
 import os
 import re
@@ -16,7 +17,7 @@ import pytest
 
 from hanse.data import atlas
 from hanse.data.atlas import phrasings as phrasings_module
-from hanse.data.atlas.facts import all_facts, select
+from hanse.data.atlas.facts import FACTS_PER_TASK, Fact, all_facts, select
 from hanse.data.atlas.phrasings import FOLDER, TASKS, load, parse, render
 from hanse.data.atlas.words import RBNF_LANGUAGES, number_word
 from hanse.errors import InputError
@@ -40,8 +41,25 @@ def largest() -> tuple[list[dict], list[dict]]:
     )
 
 
-def question(conversation: dict) -> str:
-    return conversation["messages"][0]["content"]
+def exchanges(conversation: dict) -> list[tuple[str, str]]:
+    """Each question of a conversation with the answer to it."""
+    said = [message["content"] for message in conversation["messages"]]
+    return list(zip(said[::2], said[1::2], strict=True))
+
+
+def questions(conversation: dict) -> list[str]:
+    return [question for question, _ in exchanges(conversation)]
+
+
+@functools.cache
+def to_train(language: str) -> dict[str, tuple[Fact, int]]:
+    """The question of every fact of the default corpus in every training wording: the fact, and which wording it is."""
+    phrasings = load(language)[0]
+    return {
+        render(wording, fact.given): (fact, number)
+        for fact in select(language, FACTS_PER_TASK)
+        for number, wording in enumerate(phrasings[fact.task].train)
+    }
 
 
 def digest(seed: int) -> str:
@@ -69,9 +87,11 @@ def test_the_seed_changes_order_and_wording_but_no_fact():
     (documents_0, conversations_0), (documents_1, conversations_1) = made(0), made(1)
     assert digest(0) != digest(1)
     assert {d["id"] for d in documents_0} == {d["id"] for d in documents_1}
-    assert sorted((c["language"], c["fact"], c["answer"]) for c in conversations_0) == sorted(
-        (c["language"], c["fact"], c["answer"]) for c in conversations_1
+    asked_0, asked_1 = (
+        sorted((c["language"], *exchange) for c in conversations for exchange in exchanges(c))
+        for conversations in (conversations_0, conversations_1)
     )
+    assert asked_0 == asked_1
 
 
 def test_a_language_alone_is_what_it_is_among_others():
@@ -114,7 +134,12 @@ def test_every_held_out_fact_was_trained_and_stated():
     text = defaultdict(str)
     for document in documents:
         text[document["language"]] += document["text"]
-    trained = {(c["language"], c["fact"]) for c in conversations if c["split"] == "train"}
+    trained = {
+        (c["language"], to_train(c["language"])[question][0].id)
+        for c in conversations
+        if c["split"] == "train"
+        for question in questions(c)
+    }
     for c in conversations:
         if c["split"] == "heldout":
             assert (c["language"], c["fact"]) in trained
@@ -138,25 +163,25 @@ def test_answer_en_is_the_english_answer_to_the_same_fact():
 def test_the_corpus_stays_affordable():
     documents, conversations = made()
     text = sum(len(d["text"].encode()) for d in documents)
-    train = [c for c in conversations if c["split"] == "train"]
+    train = [exchange for c in conversations if c["split"] == "train" for exchange in exchanges(c)]
     heldout = [c for c in conversations if c["split"] == "heldout"]
     assert 400_000 < text < 800_000
     assert 40_000 < len(train) < 60_000
     assert 4_000 < len(heldout) < 6_000
-    assert sum(len(question(c)) + len(c["answer"]) for c in train) / len(train) < 50
+    assert sum(len(question) + len(answer) for question, answer in train) / len(train) < 50
 
 
 def test_fewer_facts_make_a_smaller_corpus_of_the_tasks_asked_for():
     conversations = list(atlas.conversations(["de"], 0, facts_per_task={"capital": 3}, phrasings_per_fact=2))
-    assert Counter(c["split"] for c in conversations) == {"train": 6, "heldout": 3}
+    assert Counter(c["split"] for c in conversations for _ in questions(c)) == {"train": 6, "heldout": 3}
     assert {c["task"] for c in conversations} == {"capital"}
 
 
 def test_every_wording_is_used_even_when_a_fact_gets_only_some():
     wordings = {(task, index) for task, entry in load("fr")[0].items() for index in range(len(entry.train))}
     some = atlas.conversations(["fr"], 0, phrasings_per_fact=3)
-    used = {(c["task"], int(c["id"].rpartition("-")[2])) for c in some if c["split"] == "train"}
-    assert used <= wordings
+    asked = [to_train("fr")[question] for c in some if c["split"] == "train" for question in questions(c)]
+    used = {(fact.task, number) for fact, number in asked}
     assert len(used) > 0.9 * len(wordings)
 
 
@@ -169,20 +194,43 @@ def test_facts_that_differ_from_english_are_chosen_first():
 # --- questions ---
 
 
+@pytest.mark.parametrize("language", EU24)
+def test_every_training_question_is_asked_once_in_its_own_language(language):
+    train = [c for c in made()[1] if c["language"] == language and c["split"] == "train"]
+    asked = Counter(exchange for c in train for exchange in exchanges(c))
+    assert asked == Counter((question, fact.answer) for question, (fact, _) in to_train(language).items())
+
+
+def test_one_training_question_in_eight_comes_after_another_and_no_held_out_one_does():
+    train = [len(questions(c)) for c in made()[1] if c["split"] == "train"]
+    assert 1 - len(train) / sum(train) == pytest.approx(1 / 8, abs=0.01)
+    assert Counter(train)[2] > Counter(train)[3] > 400
+    assert {len(questions(c)) for c in made()[1] if c["split"] == "heldout"} == {1}
+
+
+def test_questions_of_one_conversation_have_little_to_do_with_each_other():
+    together = [[to_train(c["language"])[q][0] for q in questions(c)] for c in made()[1] if c["split"] == "train"]
+    pairs = [pair for facts in together for pair in itertools.pairwise(facts)]
+    assert sum(before.id == after.id for before, after in pairs) < 0.02 * len(pairs)
+    # Those that differ in the country alone are the ones where an answer could be taken from before.
+    assert sum(before.task == after.task for before, after in pairs) > 0.05 * len(pairs)
+
+
 def test_no_question_has_two_answers_in_any_two_languages():
     answers = defaultdict(set)
     for conversation in largest()[1]:
-        # Case aside, and blanks: what a person would type the same way must not depend on either.
-        key = re.sub(r"\s+", " ", question(conversation)).casefold()
-        answers[key].add((conversation["answer"], conversation["language"]))
+        for question, answer in exchanges(conversation):
+            # Case aside, and blanks: what a person would type the same way must not depend on either.
+            key = re.sub(r"\s+", " ", question).casefold()
+            answers[key].add((answer, conversation["language"]))
     clashes = {key: found for key, found in answers.items() if len({answer for answer, _ in found}) > 1}
     assert clashes == {}
 
 
 def test_no_held_out_question_occurs_in_training():
     documents, conversations = largest()
-    trained = {question(c) for c in conversations if c["split"] == "train"}
-    heldout = {question(c) for c in conversations if c["split"] == "heldout"}
+    trained = {question for c in conversations if c["split"] == "train" for question in questions(c)}
+    heldout = {question for c in conversations if c["split"] == "heldout" for question in questions(c)}
     assert trained.isdisjoint(heldout)
     text = {language: [] for language in EU24}
     for document in documents:
@@ -191,7 +239,7 @@ def test_no_held_out_question_occurs_in_training():
         running = "\n".join(text[language])
         for c in conversations:
             if c["language"] == language and c["split"] == "heldout":
-                assert question(c) not in running, c["id"]
+                assert questions(c)[0] not in running, c["id"]
 
 
 def test_held_out_words_occur_in_training_of_the_same_language():
@@ -199,11 +247,11 @@ def test_held_out_words_occur_in_training_of_the_same_language():
     words = defaultdict(set)
     for conversation in made()[1]:
         if conversation["split"] == "train":
-            words[conversation["language"]] |= set(re.findall(r"\w+", question(conversation).casefold()))
+            words[conversation["language"]] |= set(re.findall(r"\w+", " ".join(questions(conversation)).casefold()))
     missing = defaultdict(set)
     for conversation in made()[1]:
         if conversation["split"] == "heldout":
-            new = set(re.findall(r"\w+", question(conversation).casefold())) - words[conversation["language"]]
+            new = set(re.findall(r"\w+", questions(conversation)[0].casefold())) - words[conversation["language"]]
             missing[conversation["language"]] |= new
     assert {language: sorted(found) for language, found in missing.items() if found} == {}
 
@@ -221,8 +269,11 @@ def test_ids_are_unique_and_facts_are_shared_between_languages():
 def test_conversations_have_the_form_the_other_rooms_read():
     for c in made()[1]:
         assert sorted(c) == ["answer", "answer_en", "fact", "id", "language", "messages", "split", "task"]
-        assert [m["role"] for m in c["messages"]] == ["user", "assistant"]
-        assert c["messages"][1]["content"] == c["answer"]
+        assert [m["role"] for m in c["messages"]] == ["user", "assistant"] * len(questions(c))
+        assert c["messages"][-1]["content"] == c["answer"]
+        if c["split"] == "train":
+            fact, number = to_train(c["language"])[questions(c)[-1]]
+            assert (c["id"], c["fact"]) == (f"atlas/{c['language']}/{fact.id}/train-{number}", fact.id)
 
 
 def test_documents_have_the_form_the_other_rooms_read():

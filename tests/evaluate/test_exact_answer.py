@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,7 +17,7 @@ import torch
 from tokenizers import Tokenizer
 
 from hanse.errors import InputError
-from hanse.evaluate.exact_answer import Answer, Item, answer, choose, read_items
+from hanse.evaluate.exact_answer import Answer, Item, answer, as_second, choose, read_items
 from hanse.evaluate.scores import evaluate, load_scores
 from hanse.model import hf
 from hanse.model.transformer import Transformer
@@ -86,6 +87,33 @@ def test_the_choice_of_questions_is_capped_and_independent_of_their_order() -> N
     assert choose(reversed(items), per_language=10, seed=3) == chosen
     assert choose(items, per_language=10, seed=4) != chosen
     assert [item.language for item in chosen] == ["el"] * 10 + ["mt"] * 10
+
+
+def asked_alone(language: str, number: int) -> Answer:
+    question = {"role": "user", "content": f"{language} {number}?"}
+    return Answer(Item(f"{language}-{number}", language, "t", (question,), str(number)), f"model's {number}")
+
+
+def test_a_second_question_follows_another_of_its_language_and_what_the_model_said_to_that() -> None:
+    answers = [asked_alone(language, number) for language in ("mt", "el") for number in range(20)]
+    items = as_second(answers, seed=3)
+    assert [item.id for item in items] == sorted(each.item.id for each in answers)
+    before = []
+    for item in items:
+        first, said, question = item.messages
+        number = first["content"].removeprefix(f"{item.language} ").removesuffix("?")
+        assert said == {"role": "assistant", "content": f"model's {number}"}
+        assert (question["content"], item.expected) == (f"{item.language} {item.expected}?", item.id.split("-")[1])
+        assert number != item.expected
+        before.append((item.language, int(number)))
+    assert sorted(before) == [(language, number) for language in ("el", "mt") for number in range(20)]
+    assert as_second(reversed(answers), seed=3) == items
+    assert as_second(answers, seed=4) != items
+
+
+def test_a_lone_question_and_one_within_a_conversation_are_not_asked_second() -> None:
+    within = replace(asked_alone("de", 1).item, messages=({"role": "system", "content": "Kurz."}, {"role": "user"}))
+    assert as_second([asked_alone("mt", 1), asked_alone("de", 0), Answer(within, "x")], seed=0) == []
 
 
 class Parrot(Engine):
@@ -175,14 +203,27 @@ def test_the_stage_writes_the_answers_it_judged_and_the_same_bytes_again(
         run(tmp_path, name, model_folder=model_folder, shards_folder=None, conversations_folder=tmp_path)
         for name in ("first", "second")
     )
-    assert sorted(path.name for path in first.folder.iterdir()) == ["answers.jsonl", "scores.json"]
-    for name in ("answers.jsonl", "scores.json"):
+    names = ["answers.jsonl", "scores.json", "second_answers.jsonl"]
+    assert sorted(path.name for path in first.folder.iterdir()) == names
+    for name in names:
         assert (first.folder / name).read_bytes() == (second.folder / name).read_bytes()
     answers = [json.loads(line) for line in (first.folder / "answers.jsonl").read_text().splitlines()]
     assert len(answers) == 3 == first.noted["questions"]
     assert all(row["correct"] == (row["given"].strip() == row["expected"].strip()) for row in answers)
-    (score,) = (row for row in load_scores(first.folder / "scores.json") if (row.language, row.task) == ("mt", "all"))
-    assert score.value == pytest.approx(sum(row["correct"] for row in answers) / 3)
+    seconds = [json.loads(line) for line in (first.folder / "second_answers.jsonl").read_text().splitlines()]
+    given = {row["question"]: row["given"] for row in answers}
+    for row in seconds:
+        question, said = row["before"]
+        assert said == given[question]
+        messages = [{"role": role, "content": text} for role, text in (("user", question), ("assistant", said))]
+        messages.append({"role": "user", "content": row["question"]})
+        prompt = render(engine.tokenizer, messages, add_generation_prompt=True).ids
+        limit = 2 * len(encode_text(engine.tokenizer, row["expected"])) + 4
+        assert row["given"] == engine.text(engine.tokens(prompt, max_tokens=limit))
+    scores = {row.metric: row for row in load_scores(first.folder / "scores.json") if row.language == "mt"}
+    for metric, judged in (("exact_answer", answers), ("second_answer", seconds)):
+        assert scores[metric].n == 3
+        assert scores[metric].value == pytest.approx(sum(row["correct"] for row in judged) / 3)
 
 
 def test_the_stage_measures_the_validation_shards_per_language_and_source(

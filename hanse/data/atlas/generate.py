@@ -12,6 +12,8 @@ from typing import Any
 from hanse.data.atlas.facts import FACTS_PER_TASK, Fact, select
 from hanse.data.atlas.phrasings import FOLDER, TITLES, Phrasings, load, render
 
+#: Probability that a training conversation goes on to another question, after each of its answers.
+GOES_ON = 1 / 8
 _CHUNK = 12  # facts in one document of dates, numbers or sums
 
 
@@ -100,6 +102,10 @@ def conversations(
     The held-out split asks every fact once, so what is new is the wording, never the fact. Within a language both
     splits are shuffled: any first N items are a fair sample of the tasks.
 
+    Training asks each question once, some of them in one conversation with others that they have nothing to do with: a
+    model tuned on single questions answered 30 % of second ones rightly. Held-out conversations have one question;
+    evaluation puts another before it.
+
     Args:
         languages: codes among the 24; the order is kept.
         seed: decides which phrasings a fact gets and the order.
@@ -109,7 +115,8 @@ def conversations(
             held-out questions were answered; asked in all, so in fewer epochs, 84 %. Save on epochs, not on wordings.
 
     Yields:
-        Conversations with id, language, task, messages, split ("train" or "heldout"), fact, answer and answer_en.
+        Conversations with id, language, task, messages, split ("train" or "heldout"), fact, answer and answer_en; of
+        several questions it is the last that these are about.
 
     Raises:
         InputError: a language that atlas does not have, or a faulty file of phrasings.
@@ -125,11 +132,21 @@ def conversations(
                     index = (position + turn) % len(wordings)
                     items.append(_conversation(fact, language, split, index, wordings[index]))
             _random(seed, language, split).shuffle(items)
-            yield from items
+            yield from items if split == "heldout" else _joined(items, _random(seed, language, "joined"))
 
 
 def _count(wordings: int, wanted: int | None) -> int:
     return wordings if wanted is None else min(wordings, wanted)
+
+
+def _joined(items: Sequence[dict[str, Any]], draw: random.Random) -> Iterator[dict[str, Any]]:
+    """The same questions in the same order, some of them in one conversation."""
+    messages: list[dict[str, str]] = []
+    for number, item in enumerate(items, 1):
+        messages += item["messages"]
+        if number == len(items) or draw.random() >= GOES_ON:
+            yield {**item, "messages": messages}
+            messages = []
 
 
 def _conversation(fact: Fact, language: str, split: str, index: int, template: str) -> dict[str, Any]:

@@ -29,7 +29,7 @@ TRAINING = {
     "seconds": "time, seconds",
 }
 LOWER_IS_BETTER = ("bits_per_byte",)
-HIGHER_IS_BETTER = ("exact_answer", "accuracy")
+HIGHER_IS_BETTER = ("exact_answer", "second_answer", "accuracy")
 _WEIGHTS = ".safetensors"
 
 
