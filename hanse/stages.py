@@ -76,7 +76,7 @@ def stages(
     memorisation = None
     if recipe.memorisation.is_measured:
         memorisation = f"memorisation/{model.removeprefix('model/')}"
-        plan.append(_memorisation(recipe, memorisation, model, dataset, shards, conversations, runtime, console))
+        plan.append(_memorisation(recipe, memorisation, model, dataset, shards, conversations, store, runtime, console))
     plan.append(_release(recipe, model, evaluation, memorisation, store, is_final))
     return plan
 
@@ -292,6 +292,7 @@ def _memorisation(
     dataset: str,
     shards: str,
     talk: str | None,
+    store: Store,
     runtime: Runtime,
     console: Console,
 ) -> Stage:
@@ -304,7 +305,7 @@ def _memorisation(
         memorise(
             work, model_folder=inputs["model"].path, dataset=inputs["dataset"], shards=inputs["shards"],
             conversations=inputs["conversations"] if talk and recipe.tune else None,
-            settings=recipe.memorisation, runtime=runtime, seed=recipe.seed, progress=console.progress,
+            settings=recipe.memorisation, runtime=runtime, seed=recipe.seed, store=store, progress=console.progress,
         )  # fmt: skip
 
     return _stage(key, "Memorisation", definition, [model, dataset, shards, *([talk] if talk else [])], make)

@@ -23,12 +23,13 @@ from hanse.data import canaries
 from hanse.data import conversations as talk
 from hanse.data.rights.licence import OTHER_DUTIES, duties
 from hanse.data.shards import Shards
-from hanse.evaluate import answers_by_heart, canary_exposure, extraction, passages, reading
+from hanse.evaluate import answers_by_heart, canary_exposure, elsewhere, extraction, passages, reading
 from hanse.evaluate.answers_by_heart import Recital
 from hanse.evaluate.extraction import Attempt
 from hanse.evaluate.passages import Group, Kind, Passage, Plan, Population
 from hanse.evaluate.proportion import CONFIDENCE, Proportion, difference
 from hanse.evaluate.reading import Reading
+from hanse.serve.detokenize import token_bytes
 from hanse.serve.engine import load_engine
 from hanse.store.digest import sha256_text
 from hanse.store.documents import TABLE
@@ -37,12 +38,13 @@ if TYPE_CHECKING:
     from hanse.recipe import Memorisation
     from hanse.runtime import Runtime
     from hanse.serve.engine import Engine
-    from hanse.store.stage import Artifact, Work
+    from hanse.store.stage import Artifact, Store, Work
 
 Progress = Callable[[str, int, int | None], None]
 REPORT = "memorisation.json"
 ATTEMPTS = "extractions.jsonl"
 TRAIN, CONTROL = "train", "validation"
+Standing = Mapping[tuple[str, int], int]  # split and row of a document -> how often its continuation stands in the text
 
 
 def memorise(
@@ -55,6 +57,7 @@ def memorise(
     settings: Memorisation,
     runtime: Runtime,
     seed: int,
+    store: Store | None = None,
     progress: Progress | None = None,
 ) -> None:
     """Measure a model; write `memorisation.json` and, a line for each attempt, `extractions.jsonl`.
@@ -68,6 +71,8 @@ def memorise(
         settings: `[memorisation]` of the recipe.
         runtime: device to compute on, in float32 whatever its dtype.
         seed: decides which documents and places are taken, and what is drawn.
+        store: of the dataset. Its index is asked, and made if need be, how often what came out stands in the text;
+            None leaves that out.
         progress: called with a label, units done and units in all.
 
     Raises:
@@ -98,6 +103,7 @@ def memorise(
         ),
     ]  # fmt: skip
     recitals, talked = _talk(engine, conversations, line, most=settings.documents_per_source, seed=seed, say=progress)
+    standing = _standing(attempts, engine, dataset, store, progress)
     asked = _by_question(attempts)
     report = {
         "confidence": CONFIDENCE,
@@ -114,8 +120,8 @@ def memorise(
         "canaries": _canaries(engine, dataset, opened, read, seed=seed),
         "goldfish": _goldfish(read, pool[TRAIN], tested),
     }
-    _write(work.folder, report, attempts, engine)
-    _note(work, tested, attempts, recitals)
+    _write(work.folder, report, attempts, engine, standing)
+    _note(work, tested, attempts, recitals, standing)
 
 
 # --------------------------------------------------------------------------- documents
@@ -148,6 +154,20 @@ def _by_question(attempts: Iterable[Attempt]) -> dict[tuple[str, int], dict[tupl
     for one in attempts:
         found.setdefault((one.decoding, one.prefix), {})[one.passage.split, one.passage.row] = one
     return found
+
+
+def _standing(
+    attempts: Iterable[Attempt], engine: Engine, dataset: Artifact, store: Store | None, progress: Progress | None
+) -> Standing | None:
+    """How often each continuation that came out stands in the text; None where nobody can say."""
+    came_out = {(one.passage.split, one.passage.row): one.passage for one in attempts if one.is_extracted}
+    if not came_out:
+        return {}
+    count = elsewhere.counter(store, dataset, progress) if store is not None else None
+    if count is None:
+        return None
+    bytes_of = token_bytes(engine.tokenizer)
+    return {place: count(b"".join(bytes_of[each] for each in one.continuation)) for place, one in came_out.items()}
 
 
 def _group_row(
@@ -327,14 +347,22 @@ def _coverage(documents: int, hidden: int, targets: int) -> dict[str, Any]:
 # --------------------------------------------------------------------------- writing
 
 
-def _write(folder: Path, report: Mapping[str, Any], attempts: Iterable[Attempt], engine: Engine) -> None:
+def _write(
+    folder: Path,
+    report: Mapping[str, Any],
+    attempts: Iterable[Attempt],
+    engine: Engine,
+    standing: Standing | None,
+) -> None:
     text = json.dumps(report, ensure_ascii=False, indent=1, allow_nan=False)
     (folder / REPORT).write_text(text + "\n", encoding="utf-8", newline="\n")
     with (folder / ATTEMPTS).open("w", encoding="utf-8", newline="\n") as file:
-        file.writelines(json.dumps(_attempt_row(each, engine), ensure_ascii=False) + "\n" for each in attempts)
+        file.writelines(
+            json.dumps(_attempt_row(each, engine, standing or {}), ensure_ascii=False) + "\n" for each in attempts
+        )
 
 
-def _attempt_row(attempt: Attempt, engine: Engine) -> dict[str, Any]:
+def _attempt_row(attempt: Attempt, engine: Engine, standing: Standing) -> dict[str, Any]:
     """An attempt without the text, except where text that came out may be passed on by its licence."""
     passage = attempt.passage
     text = engine.text(passage.continuation)
@@ -350,6 +378,7 @@ def _attempt_row(attempt: Attempt, engine: Engine) -> dict[str, Any]:
         "continuation_tokens": len(passage.continuation),
         "decoding": attempt.decoding,
         "extracted": attempt.is_extracted,
+        "stands_in_text": standing.get((passage.split, passage.row)) if attempt.is_extracted else None,
         "longest_characters": attempt.longest,
         "characters": len(text),
         "sha256": sha256_text(text),
@@ -358,7 +387,13 @@ def _attempt_row(attempt: Attempt, engine: Engine) -> dict[str, Any]:
     return row | ({"text": text} if is_shown else {})
 
 
-def _note(work: Work, tested: Sequence[Passage], attempts: Sequence[Attempt], recitals: Sequence[Recital]) -> None:
+def _note(
+    work: Work,
+    tested: Sequence[Passage],
+    attempts: Sequence[Attempt],
+    recitals: Sequence[Recital],
+    standing: Standing | None,
+) -> None:
     extracted = {
         split: len({one.passage.row for one in attempts if one.is_extracted and one.passage.split == split})
         for split in (TRAIN, CONTROL)
@@ -371,3 +406,6 @@ def _note(work: Work, tested: Sequence[Passage], attempts: Sequence[Attempt], re
         tested_conversations=sum(one.turn.split == TRAIN for one in recitals),
         recited_conversations=sum(one.turn.split == TRAIN and one.is_extracted for one in recitals),
     )
+    if standing is not None:
+        often = {split: sum(own == split and times > 1 for (own, _), times in standing.items()) for split in extracted}
+        work.note(extracted_elsewhere=often[TRAIN], control_elsewhere=often[CONTROL])

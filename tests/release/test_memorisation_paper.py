@@ -83,6 +83,7 @@ def measure(store: Store):
             text = report if isinstance(report, str) else json.dumps(report)
             (work.folder / "memorisation.json").write_text(text)
             work.note(tested_documents=64, extracted_documents=3, control_documents=10, control_extracted=0)
+            work.note(extracted_elsewhere=2, control_elsewhere=0)
 
         inputs = {"model": store.find(of)}
         return store.build("memorisation", name, "1", definition={}, inputs=inputs, make=make).artifact
@@ -147,6 +148,7 @@ def test_every_figure_is_shown_with_bounds_control_and_record(measure, ledger_of
         "yes", "256", "31,000 of 90,000", "358 of 1,000", "29,500 of 90,000", "1 to 2, 1.2 on average",
     ]  # fmt: skip
     assert (shown["1.12"], shown["1.13"], shown["3.1"]) == ("64", "3", "7")
+    assert (shown["1.16"], shown["1.17"]) == ("2", "0")
     (talk,) = (part for part in made.sections[3].body if isinstance(part, Table))
     assert [cell.shown() for cell in talk.rows[0]][:4] == ["atlas", "500", "40", "long"]
     assert (shown["5.1"], shown["5.3"]) == ("1", "10.0")

@@ -27,6 +27,9 @@ _HOW = (
     "wrote on. Tokens that end a text were barred, since a tuned model would stop and seem to know nothing. A document "
     "counts as extracted if the next tokens came out exactly as they stand in it: in one greedy continuation, or in at "
     "least one of several drawn at random.",
+    "What came out is looked for in all of the text that curation kept, by the index of `hanse trace`. A passage "
+    "that stands there more than once may have been learnt from any of its places, and if it is of the control, from "
+    "training.",
     "The control is the same test on documents of the same source that were held out from training, cut into windows "
     "in the same way. What a model can say there it cannot have learnt by heart, so the difference between the two is "
     "the evidence, not the first figure alone.",
@@ -187,6 +190,9 @@ def _tested(ledger: Ledger, measured: _Measured | None) -> Iterator[Entry | str]
     yield Entry("1.13", "Of these, extracted by any length and any draw", ledger.fact(artifact, "extracted_documents"))
     yield Entry("1.14", "Held-out documents tested as the control", ledger.fact(artifact, "control_documents"))
     yield Entry("1.15", "Of these, continued word for word", ledger.fact(artifact, "control_extracted"))
+    for number, key in (("1.16", "extracted"), ("1.17", "control")):
+        what = f"Of those of {'1.13' if key == 'extracted' else '1.15'}, passages that stand in the text more than once"
+        yield Entry(number, what, ledger.fact(artifact, f"{key}_elsewhere"))
     yield from _HOW
 
 
