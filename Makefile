@@ -4,12 +4,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: help install demo test quick lint bench slurm chromium clean
+.PHONY: help install demo test quick search lint bench slurm chromium clean
 
 help:
 	@echo "make demo     from the embedded atlas to a signed model in 24 languages, then ask it something"
 	@echo "make test     the quick and the slow tests"
 	@echo "make quick    the quick tests only"
+	@echo "make search   the tests of properties, on examples that no run has seen before"
 	@echo "make install  a virtual environment in $(VENV) with hanse in it"
 	@echo "make lint     format, lint and types"
 	@echo "make bench    the benchmarks; results go to bench/results/"
@@ -39,6 +40,9 @@ test: $(VENV)/.dev
 
 quick: $(VENV)/.dev
 	$(BIN)/python -m pytest -m "not slow"
+
+search: $(VENV)/.dev
+	$(BIN)/python -m pytest -m hypothesis --hypothesis-profile=search
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff format --check hanse tests bench

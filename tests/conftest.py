@@ -19,10 +19,11 @@ from hanse.runtime import Runtime
 from hanse.serve.engine import Engine
 from hanse.tune.template import SPECIAL_TOKENS
 
-# How long an example takes says something about the machine, nothing about the code.
-settings.register_profile(
-    "hanse", deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
-)
+# How long an example takes says something about the machine, nothing about the code. The examples are the same in every
+# run, so that a failure is about the change at hand; `make search` looks at new ones.
+ANY_MACHINE = [HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
+settings.register_profile("hanse", deadline=None, suppress_health_check=ANY_MACHINE, derandomize=True)
+settings.register_profile("search", deadline=None, suppress_health_check=ANY_MACHINE, max_examples=2000)
 settings.load_profile("hanse")
 
 CONFIG = ModelConfig(
