@@ -4,12 +4,13 @@ All contenders hold the same weights, get the same prompts, answer greedily and 
 a process of its own and the processes take turns (A B C A B C ...), so that a busy neighbour hits all alike; medians of
 the rounds are compared, and each side is taken at its best for the number of streams.
 
-    python bench/serve.py [--release FOLDER] [--trained FOLDER] [--streams 1 4 16] [--rounds 5] [--threads 2]
-                          [--prompt 128] [--answer 64] [--device cpu] [--only NAME ...]
+    python bench/serve.py [--size 100M] [--release FOLDER] [--trained FOLDER] [--streams 1 4 16] [--rounds 5]
+                          [--threads 2] [--prompt 128] [--answer 64] [--device cpu] [--only NAME ...]
                           [--output bench/results/serve.json]
 
-Without `--release` the model is made on the spot: 11M parameters, 16 experts, latent attention, random weights. With
-`--trained`, a folder whose multi-token block was trained, proposals are counted and timed too: docs/serving-speed.md.
+Without `--release` the model is made on the spot: random weights, latent attention, 11M parameters and 16 experts, or
+the sizes that a recipe of `--size` has. With `--trained`, a folder whose multi-token block was trained, proposals are
+counted and timed too: docs/serving-speed.md.
 """
 
 from __future__ import annotations
@@ -343,6 +344,7 @@ def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--size", help="active parameters of the random model, as in a recipe (100M)")
     parser.add_argument("--release", type=Path, help="measure this model folder instead of a random model")
     parser.add_argument("--trained", type=Path, help="a folder with a trained multi-token block")
     parser.add_argument("--streams", type=int, nargs="+", default=[1, 4, 16])
@@ -369,7 +371,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = options.release or Path(temporary)
         if options.release is None:
-            serving.make_model(folder)
+            serving.make_model(folder, options.size)
         result |= measure(folder, options)
     result["sampling_us_per_row"] = serving.sampling(options.threads)
     if options.trained:

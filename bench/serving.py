@@ -28,17 +28,22 @@ Answer = Callable[[Prompts, int], dict[str, Any]]
 VOCABULARY = 8192
 
 
-def make_model(folder: Path) -> None:
-    """A random model with a tokenizer whose tokens all have text, so that a server has something to stream."""
+def make_model(folder: Path, size: str | None = None) -> None:
+    """A random model with a tokenizer whose tokens all have text, so that a server has something to stream.
+
+    `size` is that of a recipe ("100M" active parameters); None is the 11M of bench/train_cpu.py.
+    """
     import torch
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
     from train_cpu import sizes
 
     from hanse.model import hf
+    from hanse.model.config import derive
     from hanse.model.transformer import Transformer
     from hanse.tune.template import CHAT_TEMPLATE, SPECIAL_TOKENS
 
-    hf.save(Transformer(sizes("experts-16")).init_weights(torch.Generator().manual_seed(0)), folder)
+    config = sizes("experts-16") if size is None else derive(size, vocab_size=VOCABULARY, max_position_embeddings=1024)
+    hf.save(Transformer(config).init_weights(torch.Generator().manual_seed(0)), folder)
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
     alphabet = "abcdefghijklmnopqrstuvwxyz"
     words = ["".join(word) for size in (2, 3) for word in product(alphabet, repeat=size)]
