@@ -20,7 +20,8 @@ from hanse.recipe.data import Curate, Source
 from hanse.recipe.suggestion import suggestion
 from hanse.train.ramp import PARTS, Ramp
 
-HOW = ("checkpoint_seconds", "compile", "milestones")  # keys of training that change no weight, so not what is made
+# Keys of training that change no weight, so not what is made.
+HOW = ("checkpoint_seconds", "compile", "keep_checkpoints", "milestones")
 
 
 class Tokenizer(Section):
@@ -93,7 +94,8 @@ class Training(Section):
     z_loss: Annotated[float, Field(ge=0.0, le=1.0)] = 0.0  # keeps logits from drifting; 1e-4 is usual
     router_bias_rate: Annotated[float, Field(ge=0.0)] = 0.001
     checkpoint_seconds: Positive = 60
-    milestones: Annotated[int, Field(ge=0, le=1000)] = 0  # checkpoints that are kept, spread evenly over the run
+    keep_checkpoints: Annotated[int, Field(ge=1, le=1000)] = 2  # of the newest; one may turn out damaged
+    milestones: Annotated[int, Field(ge=0, le=1000)] = 0  # checkpoints that are kept too, spread evenly over the run
     compile: bool | Literal["auto"] = "auto"  # auto: if much is left to do and it turns out faster
 
     @model_validator(mode="after")

@@ -34,7 +34,6 @@ from hanse.store.digest import SUMS, canonical_json, parse_sums, sha256_file, sh
 from hanse.store.disk import fsync_folder, fsync_tree, is_full_disk
 from hanse.train.optimizer import Optimizer
 
-KEEP = 2  # the newest and the one before, should the newest be damaged
 PARTIAL = ".partial-"
 STATE = "state.json"
 SHAPES = "shapes"
@@ -77,6 +76,7 @@ class Checkpoints:
         model: its parameters and buffers are written in their own type.
         optimizer: its state is written in float32.
         ranks: who writes.
+        keep: how many of the newest stay; the one before the newest is what damage falls back to.
         milestones: steps whose checkpoints stay, whatever comes after.
         is_asynchronous: write from a copy while training goes on.
     """
@@ -88,10 +88,11 @@ class Checkpoints:
         optimizer: Optimizer,
         ranks: Ranks,
         *,
+        keep: int = 2,
         milestones: Collection[int] = (),
         is_asynchronous: bool = False,
     ) -> None:
-        self.folder, self.ranks, self.milestones = folder, ranks, frozenset(milestones)
+        self.folder, self.ranks, self.keep, self.milestones = folder, ranks, keep, frozenset(milestones)
         self._model, self._optimizer = model, optimizer
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint") if is_asynchronous else None
         self._pending: tuple[Future[dict[str, str]], dict[str, Any]] | None = None
@@ -257,7 +258,7 @@ class Checkpoints:
             _remove(old)
 
     def _superfluous(self, state: Mapping[str, Any]) -> list[Path]:
-        """All but the newest `KEEP`, the milestones, and the newest from before the bad steps that the guard counts.
+        """All but the newest `keep`, the milestones, and the newest from before the bad steps that the guard counts.
 
         It is that one that the run may have to go back to.
         """
@@ -265,7 +266,7 @@ class Checkpoints:
         calm_step = state["step"] - max(guard.get("failures_in_row", 0), guard.get("high_in_row", 0))
         found = [path for path in _newest_first(self.folder) if _step(path) not in self.milestones]
         calm = next((path for path in found if _step(path) <= calm_step), None)
-        return [path for path in found[KEEP:] if path != calm]
+        return [path for path in found[self.keep :] if path != calm]
 
     def _damage(self, path: Path) -> str:
         """What is wrong with this rank's share of a checkpoint's files, or "" for nothing."""

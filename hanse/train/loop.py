@@ -164,8 +164,9 @@ def train(
     optimizer = Optimizer(model, assign(model, settings), newton_schulz_dtype=runtime.dtype, steps=steps)
     kept = {round(steps * number / (milestones + 1)) for number in range(1, milestones + 1)}
     checkpoints = Checkpoints(
-        scratch, model, optimizer, ranks, milestones=kept, is_asynchronous=runtime.device.type == "cuda"
-    )
+        scratch, model, optimizer, ranks, keep=settings.keep_checkpoints, milestones=kept,
+        is_asynchronous=runtime.device.type == "cuda",
+    )  # fmt: skip
     fresh = Tally(
         fingerprint(model, {**identity, "steps": steps}), runtime.threads, layout(ranks), pairs=0, energy_wh=0.0
     )

@@ -92,9 +92,10 @@ def test_milestones_stay_and_end_up_beside_the_metrics(tmp_path: Path) -> None:
     ]
 
 
-def test_only_the_last_two_are_kept(tmp_path: Path) -> None:
-    toy_train(tmp_path)
-    assert sorted(path.name for path in (tmp_path / "scratch").glob("step-*")) == ["step-000015", "step-000020"]
+@pytest.mark.parametrize(("keep", "steps"), [(1, [20]), (2, [15, 20]), (3, [10, 15, 20])])
+def test_as_many_of_the_newest_are_kept_as_the_recipe_asks_for(tmp_path: Path, keep: int, steps: list[int]) -> None:
+    toy_train(tmp_path, settings=ToySettings(keep_checkpoints=keep))
+    assert sorted(path.name for path in (tmp_path / "scratch").glob("step-*")) == [f"step-{step:06d}" for step in steps]
 
 
 @pytest.mark.parametrize("name", [SHARD, "state.json", "SHA256SUMS"])

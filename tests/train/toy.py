@@ -33,6 +33,7 @@ class ToySettings:
     gradient_clip: float = 1.0
     router_bias_rate: float = 0.01
     checkpoint_seconds: int = 1_000_000
+    keep_checkpoints: int = 2
     compile: bool = False
     optimizer: str = "muon"
     z_loss: float = 0.0
