@@ -17,8 +17,8 @@ a first walk:
   hanse chat                         talk to it
   hanse verify release/atlas         check every file and the signature
   hanse lineage release/atlas        see what it was made from
-  hanse run recipes/europe.toml      the same for a folder of real documents
-  hanse data recipes/europe.toml     only its data, and a report on them
+  hanse run recipes/europe.toml --set source.0.path='my/documents/*.jsonl.gz'
+                                     the same for documents of yours; hanse data: only their data, and a report
   hanse find release/atlas --language mt
                                      which documents are in it, and where
   hanse trace "The country with the capital Paris: France"
@@ -261,7 +261,8 @@ def _look(group, shared) -> None:
 
 
 def _verb(group, shared, name, function, description):
-    made = group.add_parser(name, parents=[shared], help=description, description=description.capitalize() + ".")
+    sentence = description[0].upper() + description[1:] + "."
+    made = group.add_parser(name, parents=[shared], help=description, description=sentence)
     made.set_defaults(verb=function)
     return made
 

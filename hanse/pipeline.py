@@ -81,6 +81,8 @@ def run(
     """
     planned = stages(recipe, store, runtime=runtime, ranks=ranks, console=console, is_final=is_final)
     last = max((number for number, stage in enumerate(planned) if stage.kind == until), default=len(planned) - 1)
+    if last == len(planned) - 1:
+        planned[-1].definition()  # a file of answers or a key that cannot be read is refused now, not after training
     done: dict[str, Built] = {}
     with store.lock(recipe.name):
         for stage in planned[: last + 1]:

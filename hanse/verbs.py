@@ -139,6 +139,11 @@ def release(options: argparse.Namespace) -> int:
     from hanse.store.stage import Store
 
     parsed = recipe.load(Path(options.recipe) if options.recipe else recipe.embedded(), options.set)
+    if options.final and not parsed.release.answers:
+        raise InputError(
+            "--final: the papers ask what only a person can answer, and [release] answers names no file; write one "
+            "with: hanse release --write-answers answers.toml, and give it with --set release.answers=answers.toml."
+        )
     store, console = Store.open(options.store), Console()
     runtime = Runtime.detect(options.device, options.threads)
     if runtime.ranks > 1:

@@ -280,8 +280,9 @@ def _judge(source: Source, lines: Sequence[dict[str, Any]], limit: float) -> Non
         where = source.path or "the atlas"
         if first is None:
             raise InputError(f"source '{source.name}': {where} is empty; give a source that holds documents.")
+        remedy = "; say it in each record, or in [[source]] for those without" * (first.reason == "licence-missing")
         raise InputError(
-            f"source '{source.name}': no document in {where} could be read; {_place(first)}: {first.detail}."
+            f"source '{source.name}': no document in {where} could be read; {_place(first)}: {first.detail}{remedy}."
         )
     if first is not None:
         _refuse(source, first, faults, documents, limit)

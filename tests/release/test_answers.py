@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hanse.cli import main
 from hanse.errors import InputError
 from hanse.release.papers import answers
 from hanse.release.papers.questions import BY_KEY, FREE, QUESTIONS, SECTIONS
@@ -82,6 +83,21 @@ def test_a_missing_file_says_how_to_begin_one(tmp_path):
         answers.read(tmp_path / "none.toml")
     with pytest.raises(InputError, match="is a folder"):
         answers.read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["run", "--set", "release.answers=none.toml"], "no such file; begin one with"),
+        (["release", "--set", "release.answers=none.toml", "--final"], "no such file; begin one with"),
+        (["release", "--final"], r"\[release\] answers names no file; write one with"),
+    ],
+)
+def test_answers_that_are_missing_are_missed_before_anything_is_made(arguments, words, tmp_path, capsys):
+    store = tmp_path / "store"
+    assert main([*arguments, "--threads", "1", "--store", str(store)]) == 2
+    assert re.search(words, capsys.readouterr().err)
+    assert not list(store.glob("dataset/*"))
 
 
 def test_free_sections_take_any_key_and_days_in_them_become_text(write):

@@ -163,7 +163,10 @@ def find_files(source: Source) -> list[tuple[Path, str]]:
         found = [Path(path)] if os.path.isfile(path) else []
         nothing = f"{path} does not exist"
     if not found:
-        raise InputError(f"source '{source.name}': {nothing}; correct the path in the recipe.")
+        raise InputError(
+            f"source '{source.name}': {nothing}; correct the path in the recipe, or give another, for example "
+            "--set source.0.path='my/documents/*.jsonl.gz'."
+        )
     return sorted(((file, file.relative_to(root).as_posix()) for file in found), key=lambda pair: pair[1])
 
 
