@@ -35,6 +35,9 @@ REQUESTERS = ("", "author", "rights-holder", "publisher", "site", "person", "aut
 #: What a document can be withdrawn by. A file and a line say where a text was read, and mean another one tomorrow.
 FIELDS = ("id", "url", "domain", "author", "title", "source", "licence", "language")
 LONGEST_EVIDENCE = 2000  # characters
+_FILE_NAME = re.compile(
+    r"\.(asc|docx?|eml|html?|jpe?g|json|md|msg|odt|p7m|pdf|png|rtf|tiff?|txt|xml|zip)$", re.IGNORECASE
+)
 _NAME = re.compile(r"(\d{4}-\d{2}-\d{2})-([0-9a-f]{12})\.json")
 _HEX = re.compile(r"[0-9a-f]{64}")
 _SIZED = re.compile(r"[1-9][0-9]{0,5}:[0-9a-f]{64}")
@@ -124,7 +127,7 @@ def draft(
 
     Raises:
         InputError: nothing or something empty to look for, an unknown reason or requester, a day that is none or not
-            over yet, or evidence that cannot be read.
+            over yet, or evidence that cannot be read or is the name of a file that is not there.
     """
     unknown = [name for name in criteria if name not in FIELDS]
     if unknown:
@@ -231,6 +234,8 @@ def _evidence(given: str, *, is_personal: bool) -> str:
     except OSError as error:
         if error.filename and path is not None and path.exists():
             raise InputError(f"--evidence {given}: cannot be read ({error.strerror}).") from None
+    if _FILE_NAME.search(given) and "://" not in given:  # a name is no evidence, and the record is never edited
+        raise InputError(f"--evidence {given}: there is no such file; correct the path, or say it in a sentence.")
     if is_personal and given:
         return f"sha256:{sha256_text(given)}"
     if len(given) > LONGEST_EVIDENCE:

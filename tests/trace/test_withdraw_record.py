@@ -208,6 +208,12 @@ REFUSED: list[tuple[dict[str, str], dict[str, str], str]] = [
     ({"author": "Ana"}, {"reason": "whim"}, "--reason whim"),
     ({"author": "Ana"}, {"requester": "Ana"}, "--requester.*class"),
     ({"author": "Ana"}, {"evidence": "x" * 5000}, "--evidence.*file"),
+    (
+        {"author": "Ana"},
+        {"evidence": "no folder/her lettre.PDF"},
+        "--evidence no folder/her lettre.PDF: .*no such file",
+    ),
+    ({"author": "Ana"}, {"evidence": "lettre.eml", "reason": "personal-data"}, "--evidence lettre.eml: .*no such file"),
 ]
 
 
@@ -222,6 +228,13 @@ def test_of_a_file_of_evidence_the_digest_is_kept(tmp_path: Path) -> None:
     letter.write_bytes(b"%PDF dear sirs")
     asked = withdrawal.draft({"author": "Ana"}, reason="court", evidence=str(letter))
     assert asked.evidence == f"sha256:{hashlib.sha256(b'%PDF dear sirs').hexdigest()}"
+
+
+@pytest.mark.parametrize(
+    "given", ["ticket 4711", "letter of 3.3.2026.", "https://court.example/order.pdf", "docket 2 O 3/26"]
+)
+def test_evidence_in_words_is_kept_as_it_was_said(given: str) -> None:
+    assert withdrawal.draft({"author": "Ana"}, reason="court", evidence=given).evidence == given
 
 
 def test_the_same_request_is_recognised_in_clear_and_by_its_hashes(tmp_path: Path) -> None:
