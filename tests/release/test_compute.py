@@ -282,6 +282,20 @@ def test_a_share_that_comes_from_the_count_itself_checks_nothing(family):
     assert "No independent check for 1 of 1 runs" in render.markdown(meter.paper(ledger))
 
 
+def test_a_rate_that_one_step_measured_holds_for_the_others_on_that_processor(family):
+    base = family.pretrained(matrix_flop_per_second=5e10)
+    for name, runtime, rate in (
+        ("same", RUNTIME, "5e10 FLOP/s, measured in float32"),
+        ("other", RUNTIME | {"device_name": "Processor X"}, NOT_RECORDED),
+        ("fewer", RUNTIME | {"threads": 1}, NOT_RECORDED),
+        ("several", RUNTIME | {"ranks": 2}, NOT_RECORDED),
+    ):
+        paper = meter.paper(family.ledger(family.tuned(name, base, runtime=runtime)))
+        assert [row[2] for row in rows(paper, "3").values()] == ["5e10 FLOP/s, measured in float32", rate], name
+    (table,) = tables(meter.paper(family.ledger(family.store.find("model/same"))), "3")
+    assert {row[3].source for row in table.rows} == {"model/base/1 step.json matrix_flop_per_second"}
+
+
 def test_a_device_that_nobody_knows_has_no_rate(family):
     ledger = family.ledger(family.pretrained(runtime=GPU | {"device_name": "Accelerator X"}))
     assert rows(meter.paper(ledger), "3")["model/base/1"][2] == NOT_RECORDED

@@ -127,15 +127,22 @@ def stated_number(ledger: Ledger, key: str) -> Cell:
 
 
 def _peak(ledger: Ledger, job: Job) -> Cell:
-    """H: stated, else measured on one machine, else rated for bfloat16."""
+    """H: stated, else measured on one machine by this step or by another there, else rated for bfloat16."""
     stated = stated_number(ledger, "compute.peak_flops")
     if stated.is_recorded:
         return Cell(stated.value, stated.source, f"{scientific(stated.value)} FLOP/s, stated")
     runtime = runtime_of(job.artifact)
-    measured = finite(job.artifact.facts.get("matrix_flop_per_second"))
-    if runtime.get("device") == "cpu" and measured and measured > 0 and job.ranks.value == 1:
-        source = f"{job.ref} step.json matrix_flop_per_second"
-        return Cell(measured, source, f"{scientific(measured)} FLOP/s, measured in float32")
+    if runtime.get("device") == "cpu" and job.ranks.value == 1:
+        # Only pre-training measures it. The rate is the processor's, so it holds for tuning there with as many threads.
+        for step in (job.artifact, *ledger.of_kind("model")):
+            other = runtime_of(step)
+            is_same = all(
+                other.get(name) == runtime.get(name) for name in ("device", "device_name", "ranks", "threads")
+            )
+            measured = finite(step.facts.get("matrix_flop_per_second"))
+            if is_same and measured and measured > 0:
+                source = f"{step.ref} step.json matrix_flop_per_second"
+                return Cell(measured, source, f"{scientific(measured)} FLOP/s, measured in float32")
     known = rated(str(job.device.value)) if job.device.is_recorded else None
     if known is None or known.peak_bf16_flops is None or runtime.get("compute_dtype") != "bfloat16":
         return Cell(None)
