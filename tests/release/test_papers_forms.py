@@ -106,6 +106,22 @@ def test_the_policy_counts_what_reservations_left_out(policy):
     assert rows == {"rights-reserved": 2, "reservation-unknown": 0}
 
 
+@pytest.mark.parametrize(("decided", "says"), [("keep", "kept: curation was set"), ("drop", "left out")])
+def test_the_policy_says_how_many_documents_nobody_made_a_statement_on(papers_store, decided, says):
+    dataset = papers_store.find("dataset/trail")
+    dataset.record["predicate"]["buildDefinition"]["externalParameters"]["curate"]["on_unknown_reservation"] = decided
+    ledger = toy_papers.ledger_of(papers_store)
+    changed = tuple(dataset if each.kind == "dataset" else each for each in ledger.ancestors)
+    made = copyright.paper(dataclasses.replace(ledger, ancestors=changed))
+    assert toy_papers.entry(made, "Documents whose reservation is unknown").cell.shown().startswith(says)
+    trained = [row["reservation"] for row in toy_papers.documents() if row["split"] == "train"]
+    cell = toy_papers.entry(made, "Documents trained on whose reservation is unknown").cell
+    assert 0 < cell.value == trained.count("unknown") < len(trained)
+    assert cell.shown() == f"{trained.count('unknown')} of {len(trained)}"
+    query = cell.source.partition(": ")[2].replace(" where ", " from documents where ", 1)
+    assert toy_papers.in_sqlite(dataset).execute(query).fetchone() == (cell.value,)
+
+
 def test_the_policy_file_is_known_by_its_digest(papers_store, policy):
     cell = toy_papers.entry(policy, "Policy that decides").cell
     assert cell.shown().endswith("the policy that comes with Hanse") and len(cell.value) == 64

@@ -70,7 +70,7 @@ def documents() -> list[dict[str, Any]]:
         add("web", 10 * (number + 1), domain=f"site{number:02}.example", retrieved=f"2026-02-{number % 28 + 1:02}")
     add("web", 5, domain=None)
     add("web", 9, None, domain="closed.example", drop_reason=["rights-reserved", "quality-menu"])
-    add("forum", 60)
+    add("forum", 60, reservation="unknown")
     add("stories", 70)
     add("bought", 80)
     add("atlas", 90, retrieved=None)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from hanse.release.ledger import Ledger
 from hanse.release.papers.paper import Cell, Entry, Table, not_applicable
-from hanse.release.papers.summary_data import COUNTS, Signal, definition, dropped_cell, signals
+from hanse.release.papers.summary_data import COUNTS, Signal, definition, dropped_cell, signals, unknown_cell
 from hanse.store.stage import Artifact
 from hanse.store.tables import EVIDENCE
 
@@ -27,7 +27,10 @@ REASONS = {
     "evidence-missing": "the ground asks for a statement that was not there",
     "withdrawn": "withdrawn by its author or holder",
 }
-_UNKNOWN = {"keep": "kept", "drop": "left out"}
+_UNKNOWN = {
+    "keep": "kept: curation was set to go on without a clear statement",
+    "drop": "left out: unknown is not taken for allowed",
+}
 
 
 def measures(ledger: Ledger, number: str) -> list[Entry | Table | str]:
@@ -42,13 +45,13 @@ def measures(ledger: Ledger, number: str) -> list[Entry | Table | str]:
         )
         files = definition(dataset, "curate", "site_files")
         if unknown.is_recorded:
-            text = f"{_UNKNOWN.get(unknown.value, unknown.value)}; unknown is never taken for allowed"
-            unknown = Cell(unknown.value, unknown.source, text)
+            unknown = Cell(unknown.value, unknown.source, _UNKNOWN.get(str(unknown.value), ""))
         if not files.is_recorded and policy.is_recorded:
             files = not_applicable("no robots.txt or other site files were given to curation", policy.source)
         body += [
             Entry(number, f"Policy that decides on evidence, by SHA-256{of}", _policy(policy, dataset)),
             Entry(number, f"Documents whose reservation is unknown{of}", unknown),
+            Entry(number, f"Documents trained on whose reservation is unknown{of}", unknown_cell(dataset)),
             Entry(number, f"Site files judged, by SHA-256{of}", files),
             Entry(number, f"Day on which reservations and contracts were judged{of}", _day(dataset)),
         ]

@@ -196,6 +196,19 @@ def dropped_cell(dataset: Artifact, *reasons: str) -> Cell:
     return Cell(sum(found.get(each, 0) for each in reasons), f"{dataset.ref} {COUNTS} dropped")
 
 
+def unknown_cell(dataset: Artifact) -> Cell:
+    """How many documents that were trained on have no clear statement on reservations; empty where no table says."""
+    table = table_of(dataset)
+    if not table.is_file() or "reservation" not in _columns(table, dataset.digest):
+        return Cell(None)
+    rows = _documents(dataset, ("reservation",))
+    unknown = sum(row.texts for row in rows if row.values["reservation"] in ("", "unknown"))
+    where = "split = 'train'" if "split" in _columns(table, dataset.digest) else "len(drop_reason) = 0"
+    query = f"select count(*) where {where} and coalesce(reservation, '') in ('', 'unknown')"
+    text = f"{unknown:,} of {sum(row.texts for row in rows):,}"
+    return Cell(unknown, f"{dataset.ref} documents.parquet: {query}", text)
+
+
 def signals(dataset: Artifact) -> list[Signal]:
     """The statements about rights in a dataset's evidence, by signal and what they say."""
     import pyarrow.parquet as pq
