@@ -39,7 +39,10 @@ class Console:
         self.rich.print(f"[bold]{title}[/bold]  [dim]{escape(ref)}[/dim]")
 
     def end(self, built: Built) -> None:
-        """Close a stage: how long it took, or that nothing had to be done, or how it differs from the recipe."""
+        """Close a stage: how long it took, or that nothing had to be done, or how it differs from the recipe.
+
+        What its record says of contracts comes with it.
+        """
         self._close()
         seconds = time.monotonic() - self._started
         if built.state == "made":
@@ -51,6 +54,8 @@ class Console:
             for line in built.drift:
                 self.rich.print(f"    {escape(line)}")
             self.rich.print("    To make the changed one, raise `version` in the recipe (or --set version=...).")
+        for told in built.artifact.facts.get("contracts", ()):
+            self.warn(told)
 
     def progress(self, label: str, done: int, total: int | None) -> None:
         """Report `done` of `total` units of long work; a bar on a terminal, a line now and then elsewhere."""

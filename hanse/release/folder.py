@@ -31,6 +31,8 @@ from hanse.release.gate import audit as gate
 from hanse.release.ledger import Ledger, record_names
 from hanse.release.papers import answers, lint, machine, pack
 from hanse.release.papers.paper import Entry
+from hanse.release.shares.licensed import concerns
+from hanse.release.shares.paper import terms
 from hanse.store import record as records
 from hanse.store.digest import RECORD, SUMS, is_summed, parse_sums
 from hanse.store.documents import TABLE
@@ -137,6 +139,7 @@ def release(
     _write(work.folder / verifier.PUBLIC_KEY, sign.public_pem(key))
     shutil.copyfile(Path(verifier.__file__), work.folder / VERIFIER)
     missing = _write_papers(ledger, work.folder)
+    contracts = concerns(ledger.ancestors, made=ledger.made, warn_days=terms(ledger.answers).warn_days)
     work.note(
         ancestors=len(ancestors),
         documents=sum(credit.texts for credit in ledger.credits if credit.kind == "documents"),
@@ -146,6 +149,7 @@ def release(
         unanswered=len(missing),
         withdrawals=[each["digest"] for each in ledger.withdrawals],
         **({"predecessor": ledger.predecessor.ref} if ledger.predecessor else {}),
+        **({"contracts": [each.what for each in contracts]} if contracts else {}),
     )
     if publishing.is_final:
         findings = gate.audit(work.folder, ledger, store=store)

@@ -2,15 +2,19 @@
 
 import json
 import shutil
+from dataclasses import replace
 from fractions import Fraction
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from licensed_store import SOURCES, TALK, ledger_of, make_store, write_conversations
+from toy_release import publish
 
 from hanse import cli
+from hanse.console import Console
 from hanse.errors import InputError
+from hanse.recipe import Release
 from hanse.release.papers import render
 from hanse.release.shares import paper as board
 from hanse.release.shares.licensed import concerns, shares
@@ -213,6 +217,19 @@ def test_days_count_from_the_release_and_never_from_the_clock(licensed_ledger):
 def test_a_contract_without_a_last_day_is_named(tmp_path):
     (noted,) = concerns(ledger_of(changed(tmp_path, contract_expiry=None)).ancestors, made="2030-01-01T00:00:00Z")
     assert noted.kind == "no-expiry"
+
+
+@pytest.mark.parametrize("ended", [False, True])
+def test_whoever_releases_text_of_an_ended_contract_is_told_of_a_draft_too(tmp_path, capsys, ended):
+    dates = {"contract_expiry": "2020-05-01"} if ended else {}
+    settings = Release(key=str(tmp_path / "key.pem"))
+    built = publish(make_store(tmp_path / "store", sources=[{**SOURCES[0], **dates}, *SOURCES[1:]]), settings)
+    noted = built.artifact.facts.get("contracts", [])
+    assert bool(noted) == ended and all("contract C-1 ended on 2020-05-01" in each for each in noted)
+    for each in (built, replace(built, state="unchanged")):
+        Console().end(each)
+        said = " ".join(capsys.readouterr().err.split())
+        assert all(f"warning: {what}" in said for what in noted) and said.count("warning: ") == len(noted)
 
 
 # --------------------------------------------------------------------------- answers, paper, verb
