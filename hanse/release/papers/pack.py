@@ -17,6 +17,7 @@ from hanse.store.digest import canonical_json
 FORMS = (".md", ".html", ".json")
 INDEX = "index.html"
 PROVENANCE = "../provenance/"  # of the release, seen from its papers
+OWN_RECORD = "../step.json"
 
 
 def papers(ledger: Ledger) -> list[Paper]:
@@ -42,6 +43,7 @@ def write(made: Sequence[Paper], ledger: Ledger, folder: Path) -> list[str]:
     """
     complete = [stamped(paper, ledger) for paper in made]
     records = {ref: f"{PROVENANCE}{quote(name)}.json" for ref, name in record_names(ledger.ancestors).items()}
+    records[ledger.ref] = OWN_RECORD
     texts = {INDEX: render.index(f"Papers of {ledger.title or ledger.name}, version {ledger.version}", complete)}
     for paper in complete:
         forms = (render.markdown(paper), render.html(paper, records), render.as_json(paper))
