@@ -18,6 +18,7 @@ import tempfile
 import time
 from pathlib import Path
 
+import conditions
 import learning
 
 MOE = (
@@ -72,15 +73,13 @@ def main() -> None:
     parser.add_argument("--size", default="1M")
     parser.add_argument("--tokens", type=int, default=600_000)
     parser.add_argument("--only", nargs="+", choices=list(VARIANTS), default=list(VARIANTS), metavar="NAME")
-    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "ablation.json")
+    parser.add_argument("--output", type=Path, default=conditions.RESULTS / "ablation.json")
     options = parser.parse_args()
-    if not any(options.corpus.glob("*.jsonl.gz")):
-        sys.exit(f"{options.corpus}: no .jsonl.gz files; name a corpus with --corpus")
     shards, tokenizer, digest = learning.prepare(options.corpus, options.work, options.threads)
     stored = json.loads(options.output.read_text()) if options.output.exists() else {}
     setting = {"size": options.size, "tokens": options.tokens, "shards": digest}
     if stored.get("setting") != setting:
-        stored = learning.conditions(options.threads) | {"setting": setting, "runs": {}}
+        stored = conditions.conditions("torch", threads=options.threads) | {"setting": setting, "runs": {}}
     for seed in range(options.seeds):  # seed by seed, so that a slow hour hits all variants alike
         for name in options.only:
             runs = stored["runs"].setdefault(name, {})
@@ -98,7 +97,7 @@ def main() -> None:
             }  # fmt: skip
             print(f"{name}, seed {seed}: {quality:.4f} bits per byte, {spent:.0f} CPU s", file=sys.stderr)
             options.output.parent.mkdir(parents=True, exist_ok=True)
-            options.output.write_text(json.dumps(stored, indent=1) + "\n", encoding="utf-8")
+            conditions.store(stored, options.output)
     show(stored)
 
 

@@ -30,10 +30,8 @@ from __future__ import annotations
 
 import argparse
 import ctypes
-import importlib.metadata
 import json
 import os
-import platform
 import re
 import resource
 import statistics
@@ -45,6 +43,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import conditions
 import planting
 
 OURS, SHIPPED = "hanse", "datatrove, as shipped"
@@ -331,21 +330,16 @@ def show(rows: list[dict[str, Any]]) -> None:
 
 def report(arguments: argparse.Namespace) -> dict[str, Any]:
     """Plant, measure, print; returns what goes to the results file."""
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
-    cpu = next((line.split(":")[1].strip() for line in _cpuinfo() if line.startswith("model name")), platform.machine())
-    result: dict[str, Any] = {
+    packages = ("datatrove", "spacy", "pycld2", "daft", "pyarrow", "numpy")
+    result: dict[str, Any] = conditions.conditions(*packages, threads=arguments.workers) | {
         "what": "curation of planted documents; CPU seconds of the whole process tree, medians of interleaved runs",
-        "commit": commit.stdout.strip(),
-        "machine": {"cpu": cpu, "cores": os.cpu_count(), "workers": arguments.workers},
-        "versions": {name: _version(name) for name in ("datatrove", "spacy", "pycld2", "daft", "pyarrow", "numpy")},
-        "python": platform.python_version(),
     }
     names = [OURS, LEAN, WHITESPACE, *([] if arguments.skip_shipped else [SHIPPED])]
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         planted = planting.plant(folder / "planted", arguments.corpus, documents=arguments.documents, seed=SEED)
         result["planted"] = planted.summary()
-        print(f"{planted.documents} documents, {planted.text_bytes / 1e6:.1f} MB of text, seed {SEED}, {cpu}")
+        print(f"{planted.documents} documents, {planted.text_bytes / 1e6:.1f} MB of text, seed {SEED}")
         rows = compare(names, planted, folder, arguments.rounds, arguments.workers)
     show(rows)
     ours = rows[0]["cpu_seconds"]
@@ -359,30 +353,15 @@ def report(arguments: argparse.Namespace) -> dict[str, Any]:
     return result
 
 
-def _version(name: str) -> str:
-    try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return "not installed"
-
-
-def _cpuinfo() -> list[str]:
-    try:
-        return Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return []
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    here = Path(__file__).resolve().parent
     parser.add_argument("--documents", type=int, default=20_000)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--skip-shipped", action="store_true")
     parser.add_argument("--growth", action="store_true")
-    parser.add_argument("--corpus", type=Path, default=here.parents[1] / "shared" / "corpus")
-    parser.add_argument("--output", type=Path, default=here / "results" / "curate.json")
+    conditions.add_corpus(parser)
+    parser.add_argument("--output", type=Path, default=conditions.RESULTS / "curate.json")
     parser.add_argument("--task", type=json.loads, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.task:

@@ -14,7 +14,6 @@ import gzip
 import hashlib
 import json
 import os
-import platform
 import resource
 import statistics
 import subprocess
@@ -25,6 +24,8 @@ import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+import conditions
 
 ENGINES = ("tokenizers", "gigatoken")
 TRAINING_BYTES = 20_000_000
@@ -144,12 +145,11 @@ def measure(job: str, folder: Path, rounds: int) -> dict[str, dict[str, Any]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    root = Path(__file__).resolve().parents[1]
-    parser.add_argument("--corpus", type=Path, default=root.parent / "shared" / "corpus")
+    conditions.add_corpus(parser)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--megabytes", type=int, default=1000)
     parser.add_argument("--vocabulary", type=int, default=32_768)
-    parser.add_argument("--output", type=Path, default=root / "bench" / "results" / "encode.json")
+    parser.add_argument("--output", type=Path, default=conditions.RESULTS / "encode.json")
     parser.add_argument("--engine", choices=ENGINES, help=argparse.SUPPRESS)
     parser.add_argument("--job", help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
@@ -157,8 +157,6 @@ def main() -> None:
     if options.engine:
         print(json.dumps(work(options.engine, options.job, options.folder)))
         return
-    if not any(options.corpus.glob("*.jsonl.gz")):
-        sys.exit(f"{options.corpus}: no .jsonl.gz files there; name a corpus with --corpus.")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         prepare(folder, options.corpus, options.megabytes * 10**6, options.vocabulary)
@@ -184,16 +182,11 @@ def report(options: argparse.Namespace, size: int, count: int, jobs: dict[str, d
                 f"{row['wall']:>7.2f} s  {row['mb_per_cpu_second']:>7.1f} MB per CPU s  {row['peak_mb']:>6.0f} MB  "
                 f"{times:>5.1f}x"
             )
-    from importlib.metadata import version
-
-    result = {
-        "machine": platform.processor() or platform.machine(), "cores": os.cpu_count(),
-        "python": platform.python_version(), "versions": {name: version(name) for name in ENGINES},
+    result = conditions.conditions(*ENGINES) | {
         "rounds": options.rounds, "vocabulary": options.vocabulary, "documents": count, "bytes": size,
         "differing_ids": 0, **jobs,
     }  # fmt: skip
-    options.output.parent.mkdir(parents=True, exist_ok=True)
-    options.output.write_text(json.dumps(result, indent=1) + "\n")
+    conditions.store(result, options.output)
 
 
 if __name__ == "__main__":

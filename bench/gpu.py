@@ -25,11 +25,10 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import learning
+import conditions
 
 VOCABULARY, LENGTH = 65536, 4096
 WARM_UP = 3  # steps: compiling, first memory
@@ -243,14 +242,15 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--micro", type=int, default=16384, help="tokens of a forward pass, where they fit")
     parser.add_argument("--device", default="cuda")
-    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "gpu.json")
+    parser.add_argument("--output", type=Path, default=conditions.RESULTS / "gpu.json")
     parser.add_argument("--job", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.job:
         print(json.dumps(run(json.loads(options.job))))
         return
     kept = json.loads(options.output.read_text())["rows"] if options.output.exists() else []
-    stored = learning.conditions(1) | {"versions": versions(), "sequence_length": LENGTH, "rows": kept}
+    packages = ("torch", "triton", "torchao", "transformers")
+    stored = conditions.conditions(*packages, threads=1) | {"sequence_length": LENGTH, "rows": kept}
     for config in options.config:
         for name in options.only:
             asked = {"config": config, "steps": options.steps, "micro": options.micro, "device": options.device}
@@ -260,21 +260,7 @@ def main() -> None:
                 continue
             others = [old for old in stored["rows"] if (old["config"], old["name"]) != (config, name)]
             stored["rows"] = [*others, row]
-            options.output.parent.mkdir(parents=True, exist_ok=True)
-            options.output.write_text(json.dumps(stored, indent=1) + "\n", encoding="utf-8")
-
-
-def versions() -> dict[str, str]:
-    """Of what computes."""
-    import torch
-
-    found = {"torch": str(torch.__version__), "cuda": str(torch.version.cuda)}
-    for name in ("transformers", "torchao", "triton"):
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = "none"
-    return found
+            conditions.store(stored, options.output)
 
 
 def describe(row: dict[str, Any]) -> str:

@@ -11,11 +11,12 @@ from __future__ import annotations
 import argparse
 import gzip
 import json
-import subprocess
 import time
 from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any
+
+import conditions
 
 from hanse.data.language_id import LanguageIdentifier
 from hanse.languages import LANGUAGES
@@ -58,12 +59,10 @@ def confusion(texts: dict[str, list[str]]) -> tuple[list[dict[str, Any]], float]
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--corpus", type=Path, default=ROOT.parent / "shared" / "corpus")
-    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "languages.json")
+    conditions.add_corpus(parser)
+    parser.add_argument("--output", type=Path, default=conditions.RESULTS / "languages.json")
     arguments = parser.parse_args()
     texts = documents(arguments.corpus)
-    if not texts:
-        raise SystemExit(f"{arguments.corpus}: holds no documents; name the folder with --corpus.")
     short = {language: [sentence(text) for text in own] for language, own in texts.items()}
     whole_rows, whole_seconds = confusion(texts)
     short_rows, _ = confusion(short)
@@ -76,13 +75,11 @@ def main() -> None:
         )
     count = sum(row["documents"] for row in whole_rows)
     print(f"{1e6 * whole_seconds / count:.0f} CPU microseconds a document")
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
-    result = {
-        "commit": commit.stdout.strip(), "documents": whole_rows, "sentences": short_rows,
+    result = conditions.conditions() | {
+        "documents": whole_rows, "sentences": short_rows,
         "cpu_microseconds_per_document": round(1e6 * whole_seconds / count, 1),
     }  # fmt: skip
-    arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    arguments.output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    conditions.store(result, arguments.output)
 
 
 if __name__ == "__main__":

@@ -6,23 +6,20 @@ Not a benchmark itself: see ablation.py and time_to_quality.py.
 from __future__ import annotations
 
 import os
-import platform
-import shutil
 import statistics
-import subprocess
-import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
+import conditions
+
 VALIDATION_BYTES = 10_000  # a language
 
 
 def arguments(parser) -> None:
     """The options that both benchmarks have."""
-    parser.add_argument("--corpus", type=Path, default=ROOT.parent / "shared" / "corpus")
-    parser.add_argument("--work", type=Path, default=ROOT / "build" / "bench", help="where the shards are kept")
+    conditions.add_corpus(parser)
+    work = conditions.ROOT / "build" / "bench"
+    parser.add_argument("--work", type=Path, default=work, help="where the shards are kept")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
 
@@ -31,7 +28,7 @@ def recipe(corpus: Path, settings: Sequence[str] = ()):
     """recipes/europe.toml over a corpus, with changes as `--set` takes them."""
     from hanse.recipe import load
 
-    return load(ROOT / "recipes" / "europe.toml", [f"source.0.path={corpus}/*.jsonl.gz", *settings])
+    return load(conditions.ROOT / "recipes" / "europe.toml", [f"source.0.path={corpus}/*.jsonl.gz", *settings])
 
 
 def prepare(corpus: Path, work: Path, threads: int) -> tuple[Path, Path, str]:
@@ -84,24 +81,6 @@ def bits_per_byte(model, shards: Path, tokenizer: Path, *, context: int) -> floa
         total[0] += float(bit)
         total[1] += document.bytes
     return statistics.fmean(bit / size for bit, size in totals.values())
-
-
-def conditions(threads: int) -> dict[str, Any]:
-    """Where and with what something was measured."""
-    import torch
-
-    cpuinfo = Path("/proc/cpuinfo").read_text(encoding="utf-8") if Path("/proc/cpuinfo").exists() else ""
-    models = [line.split(":")[1].strip() for line in cpuinfo.splitlines() if line.startswith("model name")]
-    commit = ""
-    if git := shutil.which("git"):
-        asked = [git, "-C", str(ROOT), "rev-parse", "--short", "HEAD"]
-        commit = subprocess.run(asked, capture_output=True, text=True, check=False).stdout.strip()
-    return {
-        "commit": commit,
-        "machine": {"cpu": (models or [platform.machine()])[0], "cores": os.cpu_count(), "threads": threads},
-        "torch": torch.__version__,
-        "day": time.strftime("%Y-%m-%d"),
-    }
 
 
 def spread(values: Sequence[float]) -> str:

@@ -12,7 +12,6 @@ import argparse
 import gzip
 import ipaddress
 import json
-import platform
 import random
 import re
 import statistics
@@ -26,6 +25,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
+
+import conditions
 
 from hanse.data.pii.detect import Detector
 from hanse.data.pii.rules import countries, national_check, national_numbers
@@ -360,8 +361,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seed", type=int, default=2027)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--corpus", type=Path, default=HERE.parent.parent / "shared" / "corpus")
-    parser.add_argument("--output", type=Path, default=HERE / "results" / "pii.json")
+    conditions.add_corpus(parser)
+    parser.add_argument("--output", type=Path, default=conditions.RESULTS / "pii.json")
     parser.add_argument("--list", action="store_true", help="print every item missed and every false finding")
     options = parser.parse_args()
     print(f"seed {options.seed}")
@@ -373,17 +374,16 @@ def main() -> None:
     detector = Detector(LANGUAGES)
     result = measure(tests, detector)
     missed, false = result.pop("missed"), result.pop("false")
-    result |= {
-        "seed": options.seed, "documents": len(tests), "machine": platform.processor() or platform.machine(),
-        "python": platform.python_version(), "chance": chance(phrases["templates"], random.Random(options.seed)),
+    result |= conditions.conditions() | {
+        "seed": options.seed, "documents": len(tests),
+        "chance": chance(phrases["templates"], random.Random(options.seed)),
         "corpus": speed(options.corpus, detector, options.rounds),
     }  # fmt: skip
     show(result)
     if options.list:
         for line in (*missed, *false):
             print(*line, sep=" | ")
-    options.output.parent.mkdir(parents=True, exist_ok=True)
-    options.output.write_text(json.dumps(result, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+    conditions.store(result, options.output)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """What the quality rules drop and catch, how well the classifier tells good from damaged text, and how fast they are.
 
-python bench/quality.py --corpus ../shared/corpus [--train 60] [--rounds 3]
+python bench/quality.py [--corpus ../shared/corpus] [--train 60] [--rounds 3]
 
 The corpus is a folder of `<source>.<language>.jsonl.gz` files with a `text` on each line. Speeds are MB of UTF-8 per
 CPU second of one process, the best of the rounds.
@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import gzip
 import json
-import platform
 import random
 import time
 from collections import Counter
@@ -19,6 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import conditions
 import numpy as np
 import pyarrow as pa
 
@@ -36,19 +36,16 @@ ITEM_WORDS = 45
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--corpus", type=Path, required=True)
+    conditions.add_corpus(parser)
     parser.add_argument(
         "--train", type=int, default=60, help="documents of each language that the classifier learns from"
     )
     parser.add_argument("--items", type=int, default=100_000, help="evaluation items to look for")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "quality.json")
+    parser.add_argument("--output", type=Path, default=conditions.RESULTS / "quality.json")
     options = parser.parse_args()
     documents = load(options.corpus)
-    result: dict[str, Any] = {
-        "machine": platform.processor() or platform.machine(),
-        "python": platform.python_version(),
-    }
+    result = conditions.conditions("numpy", "pyarrow", threads=1)
     result["percentiles"], result["dropped"] = rules_on_good_text(documents)
     held_out, learned = split(documents, options.train)
     result["caught"] = rules_on_damaged_text(held_out)
@@ -56,8 +53,7 @@ def main() -> None:
     result["training"] = {"documents": len(learned), "cpu_seconds": round(seconds, 1)}
     result["classifier"] = classified(classifier, held_out)
     result["speed"] = speeds(documents, classifier, options.items, options.rounds)
-    options.output.parent.mkdir(parents=True, exist_ok=True)
-    options.output.write_text(json.dumps(result, ensure_ascii=False, indent=1) + "\n")
+    conditions.store(result, options.output)
     print(json.dumps(result, ensure_ascii=False, indent=1))
 
 

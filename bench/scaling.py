@@ -22,7 +22,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import learning
+import conditions
 
 VOCABULARY, STEPS = 8192, 4
 SIZES = ("5M", "10M", "20M", "40M", "80M", "160M", "300M")
@@ -144,7 +144,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=("size", "sequence", "experts", "ranks"))
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--largest", choices=SIZES, default="300M")
-    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "scaling.json")
+    parser.add_argument("--output", type=Path, default=conditions.RESULTS / "scaling.json")
     parser.add_argument("--rank", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.rank:
@@ -155,7 +155,7 @@ def main() -> None:
         leave(0)
         return
     stored = json.loads(options.output.read_text()) if options.output.exists() else {}
-    stored = learning.conditions(options.threads) | {"lines": stored.get("lines", {})}
+    stored = conditions.conditions("torch", threads=options.threads) | {"lines": stored.get("lines", {})}
     for name, points in lines(options.largest).items():
         if options.only and name not in options.only:
             continue
@@ -167,7 +167,7 @@ def main() -> None:
             "points": done, "time_exponent": exponent(done, "time"), "memory_exponent": exponent(done, "memory")
         }  # fmt: skip
         options.output.parent.mkdir(parents=True, exist_ok=True)
-        options.output.write_text(json.dumps(stored, indent=1) + "\n", encoding="utf-8")
+        conditions.store(stored, options.output)
     for name, line in stored["lines"].items():
         powers = f"{line['time_exponent']:.2f}, memory as {line['memory_exponent']:.2f}"
         print(f"{name}: time per token grows as its power {powers}")

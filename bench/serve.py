@@ -31,7 +31,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import learning
+import conditions
 import serving
 
 # As many as `hanse serve` lets llama.cpp answer at a time.
@@ -354,19 +354,18 @@ def main() -> None:
     parser.add_argument("--answer", type=int, default=64, help="tokens of an answer")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--only", nargs="+", default=[""], help="contenders whose names have one of these in them")
-    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "serve.json")
+    parser.add_argument("--output", type=Path, default=conditions.RESULTS / "serve.json")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.worker:
         work(json.loads(options.worker))
         return
-    result: dict[str, Any] = learning.conditions(options.threads) | {
+    result: dict[str, Any] = conditions.conditions("torch", "transformers", threads=options.threads) | {
         "what": "greedy answers, float32, medians of interleaved rounds; time includes reading the prompts",
         "device": options.device,
         "prompt_tokens": options.prompt,
         "answer_tokens": options.answer,
         "rounds": options.rounds,
-        "load_before": [round(load, 2) for load in os.getloadavg()],
     }
     with tempfile.TemporaryDirectory() as temporary:
         folder = options.release or Path(temporary)
@@ -382,8 +381,7 @@ def main() -> None:
         print(f"{name}: does not run here: {reason}")
     for key in ("cache_bytes_per_token", "prefix", "proposals", "sampling_us_per_row"):
         print(f"{key}: {json.dumps(result.get(key, 'not measured: give --trained'))}")
-    options.output.parent.mkdir(parents=True, exist_ok=True)
-    options.output.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    conditions.store(result, options.output)
 
 
 if __name__ == "__main__":

@@ -6,13 +6,13 @@ python bench/startup.py [--rounds 15]
 from __future__ import annotations
 
 import argparse
-import json
-import platform
 import statistics
 import subprocess
 import sys
 import time
 from pathlib import Path
+
+import conditions
 
 
 def seconds(command: list[str]) -> float:
@@ -24,7 +24,7 @@ def seconds(command: list[str]) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "startup.json")
+    parser.add_argument("--output", type=Path, default=conditions.RESULTS / "startup.json")
     options = parser.parse_args()
     hanse = str(Path(sys.executable).with_name("hanse"))
     commands = {"hanse --help": [hanse, "--help"], "python -c pass": [sys.executable, "-c", "pass"]}
@@ -40,9 +40,8 @@ def main() -> None:
     }
     for name, row in rows.items():
         print(f"{name:<16} median {row['median']:.3f} s  (min {row['min']:.3f}, max {row['max']:.3f})")
-    result = {"machine": platform.processor() or platform.machine(), "python": platform.python_version(), **rows}
-    options.output.parent.mkdir(parents=True, exist_ok=True)
-    options.output.write_text(json.dumps(result, indent=1) + "\n")
+    result = conditions.conditions() | rows
+    conditions.store(result, options.output)
 
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import conditions
 import learning
 
 RATES = (0.002, 0.004, 0.008, 0.016)
@@ -166,7 +167,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     learning.arguments(parser)
     parser.add_argument("--minutes", type=float, default=10)
-    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "time_to_quality.json")
+    parser.add_argument("--output", type=Path, default=conditions.RESULTS / "time_to_quality.json")
     parser.add_argument("--draw", type=Path, metavar="SVG", help="only draw the stored result")
     parser.add_argument("--job", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -179,19 +180,18 @@ def main() -> None:
             result = (run_llama if job["name"] == LLAMA else run_ours)(job, Path(folder))
         print(json.dumps(result))
         return
-    if not any(options.corpus.glob("*.jsonl.gz")):
-        sys.exit(f"{options.corpus}: no .jsonl.gz files; name a corpus with --corpus")
     shards, tokenizer, digest = learning.prepare(options.corpus, options.work, options.threads)
     common = {"shards": str(shards), "tokenizer": str(tokenizer), "digest": digest, "threads": options.threads}
     common["corpus"] = str(options.corpus)
     setting = {"minutes": options.minutes, "shards": digest}
     stored = json.loads(options.output.read_text()) if options.output.exists() else {}
     if stored.get("setting") != setting:
-        stored = learning.conditions(options.threads) | {"setting": setting, "sweep": {}, "runs": {}}
+        stored = conditions.conditions("torch", "transformers", threads=options.threads)
+        stored |= {"setting": setting, "sweep": {}, "runs": {}}
 
     def save() -> None:
         options.output.parent.mkdir(parents=True, exist_ok=True)
-        options.output.write_text(json.dumps(stored, indent=1) + "\n", encoding="utf-8")
+        conditions.store(stored, options.output)
 
     for rate in RATES:
         if str(rate) not in stored["sweep"]:

@@ -19,7 +19,6 @@ import argparse
 import gzip
 import json
 import os
-import platform
 import random
 import resource
 import statistics
@@ -28,9 +27,10 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+import conditions
 
 MIN_BYTES = 30
 NOVEL_CHARACTERS, LONGEST_PLANT = 250, 250
@@ -237,33 +237,23 @@ def report(row: dict[str, Any]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    root = Path(__file__).resolve().parents[1]
-    parser.add_argument("--corpus", type=Path, default=root.parent / "shared" / "corpus")
+    conditions.add_corpus(parser)
     parser.add_argument("--megabytes", type=int, nargs="+", default=[50, 200])
     parser.add_argument("--queries", type=int, default=300)
     parser.add_argument("--folder", type=Path, help="where indexes are made (default: the system's temporary folder)")
     parser.add_argument("--no-peer", dest="peer", action="store_false", help="without infini-gram")
-    parser.add_argument("--output", type=Path, default=root / "bench" / "results" / "trace.json")
+    parser.add_argument("--output", type=Path, default=conditions.RESULTS / "trace.json")
     parser.add_argument("--build", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.build:
         print(json.dumps(build(options.build)))
         return
-    if not any(options.corpus.glob("*.jsonl.gz")):
-        sys.exit(f"{options.corpus}: no .jsonl.gz files there; name a corpus with --corpus.")
-    load = os.getloadavg()[0]
+    result = conditions.conditions("pydivsufsort", *(("infini-gram",) if options.peer else ()))
     rows = [measure(options, megabytes) for megabytes in options.megabytes]
     for row in rows:
         report(row)
-    result = {
-        "machine": platform.processor() or platform.machine(), "cores": os.cpu_count(),
-        "python": platform.python_version(), "load_before": round(load, 2), "queries": options.queries,
-        "min_bytes": MIN_BYTES,
-        "versions": {name: version(name) for name in ("pydivsufsort", *(("infini-gram",) if options.peer else ()))},
-        "sizes": rows,
-    }  # fmt: skip
-    options.output.parent.mkdir(parents=True, exist_ok=True)
-    options.output.write_text(json.dumps(result, indent=1) + "\n")
+    result |= {"queries": options.queries, "min_bytes": MIN_BYTES, "sizes": rows}
+    conditions.store(result, options.output)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,6 @@ import argparse
 import gzip
 import json
 import os
-import platform
 import re
 import resource
 import statistics
@@ -28,6 +27,8 @@ from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
+
+import conditions
 
 ROWS, LENGTH, BATCHES, VOCABULARY = 8, 512, 4, 8192
 # (name, whose, settings). transformers offers three ways through its experts; batched_mm is some 30 times slower.
@@ -320,18 +321,11 @@ def compare(rows: dict[str, dict[str, Any]], config: str) -> dict[str, Any]:
     }
 
 
-def conditions(options: argparse.Namespace) -> dict[str, Any]:
+def setting(options: argparse.Namespace) -> dict[str, Any]:
     """Under which all of it was measured."""
-    import torch
-    import transformers
-
-    cpu = next((line.split(":")[1].strip() for line in _cpuinfo() if line.startswith("model name")), platform.machine())
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
-    return {
+    return conditions.conditions("torch", "transformers", threads=options.threads) | {
         "what": "forward, next-token loss, backward and fused AdamW step; wall seconds, median of interleaved steps",
-        "commit": commit.stdout.strip(),
-        "machine": {"cpu": cpu, "cores": os.cpu_count(), "threads": options.threads, "fast_bf16": has_fast_bf16()},
-        "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
+        "fast_bf16": has_fast_bf16(),
         "dtype": "bfloat16 autocast" if has_fast_bf16() else "float32",
         "batch": [ROWS, LENGTH],
         "text": "one document a row" if options.rows_alone else "documents packed into rows and kept apart",
@@ -341,13 +335,6 @@ def conditions(options: argparse.Namespace) -> dict[str, Any]:
 
 
 _EAGER = ("transformers, eager experts", "transformers, grouped_mm")
-
-
-def _cpuinfo() -> list[str]:
-    try:
-        return Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return []
 
 
 def show(config: str, result: dict[str, Any]) -> None:
@@ -375,15 +362,14 @@ def show(config: str, result: dict[str, Any]) -> None:
 
 
 def main() -> None:
-    root = Path(__file__).resolve().parents[1]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", nargs="+", choices=CONFIGS, default=list(CONFIGS))
     parser.add_argument("--rows-alone", action="store_true", help="one document a row instead of packed documents")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--skip-compile", action="store_true")
-    parser.add_argument("--corpus", type=Path, default=root.parent / "shared" / "corpus")
-    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "train_cpu.json")
+    conditions.add_corpus(parser)
+    parser.add_argument("--output", type=Path, default=conditions.RESULTS / "train_cpu.json")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -391,8 +377,6 @@ def main() -> None:
         whose, settings = next((w, s) for name, w, s in CONTENDERS if name == options.worker)
         work(whose, settings, options.folder, options.threads)
         return
-    if not any(options.corpus.glob("*.jsonl.gz")):
-        sys.exit(f"{options.corpus}: no .jsonl.gz files; name a corpus with --corpus")
     stored = json.loads(options.output.read_text(encoding="utf-8")) if options.output.exists() else {}
     for config in options.config:
         dense = config == "dense"  # experts make no difference there
@@ -400,10 +384,9 @@ def main() -> None:
             name for name, _, settings in CONTENDERS
             if not (options.skip_compile and settings.get("compile")) and not (dense and "grouped_mm" in name)
         ]  # fmt: skip
-        stored[config] = conditions(options) | compare(measure(names, config, options), config)
+        stored[config] = setting(options) | compare(measure(names, config, options), config)
         show(config, stored[config])
-        options.output.parent.mkdir(parents=True, exist_ok=True)
-        options.output.write_text(json.dumps(stored, indent=2) + "\n", encoding="utf-8")
+        conditions.store(stored, options.output)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import resource
 import shutil
 import statistics
@@ -21,9 +20,9 @@ import tempfile
 import time
 from pathlib import Path
 
-import hanse
+import conditions
+
 from hanse.release import sign, verifier
-from hanse.store.record import where_it_ran
 from hanse.store.stage import Artifact, Store, Work
 
 BAR_SECONDS = 2.0
@@ -105,7 +104,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--gigabytes", type=float, default=1.0)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "verify.json")
+    parser.add_argument("--output", type=Path, default=conditions.RESULTS / "verify.json")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="hanse-verify-") as place:
         store = Store.open(Path(place) / "store")
@@ -137,17 +136,11 @@ def main() -> None:
         )
     holds = rows["verify.py"]["cpu_seconds"] < BAR_SECONDS
     print(f"bar: verify.py below {BAR_SECONDS:.0f} CPU s for {options.gigabytes:g} GB: {'met' if holds else 'MISSED'}")
-    commit = subprocess.run(
-        ["git", "-C", str(Path(hanse.__file__).parent), "rev-parse", "--short", "HEAD"], capture_output=True, text=True
-    ).stdout.strip()
-    where = where_it_ran()
-    result = {
-        "machine": where["cpu"], "cores": where["cores"], "commit": commit,
-        "python": platform.python_version(), "gigabytes": options.gigabytes, "rounds": options.rounds,
+    result = conditions.conditions("cryptography") | {
+        "gigabytes": options.gigabytes, "rounds": options.rounds,
         "bar_cpu_seconds": BAR_SECONDS, **rows,
     }  # fmt: skip
-    options.output.parent.mkdir(parents=True, exist_ok=True)
-    options.output.write_text(json.dumps(result, indent=1) + "\n")
+    conditions.store(result, options.output)
 
 
 if __name__ == "__main__":
