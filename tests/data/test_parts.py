@@ -165,7 +165,7 @@ def test_tasks_of_a_cluster_make_the_dataset_that_one_run_makes(tmp_path: Path) 
 
     def hanse(*arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [*command, *arguments], cwd=tmp_path, check=False, capture_output=True, text=True, timeout=300
+            [*command, *arguments], cwd=tmp_path, check=False, capture_output=True, text=True, timeout=600
         )
 
     assert hanse("straight").returncode == 0
@@ -186,17 +186,15 @@ def test_ray_makes_the_same_dataset(tmp_path: Path) -> None:
     pytest.importorskip("ray", reason='Ray is not installed; pip install "hanse[ray]"')
     command = write_recipe(tmp_path, count=3, documents=100)
     for arguments in (["here"], ["there", "--set", "curate.engine=ray"]):
-        subprocess.run([*command, *arguments], cwd=tmp_path, check=True, stderr=subprocess.DEVNULL, timeout=300)
+        subprocess.run([*command, *arguments], cwd=tmp_path, check=True, stderr=subprocess.DEVNULL, timeout=600)
     assert sums(tmp_path, "there") == sums(tmp_path, "here")
 
 
 @pytest.mark.slow
 def test_curation_killed_at_ten_random_moments_ends_in_the_same_dataset(tmp_path: Path) -> None:
     command = write_recipe(tmp_path, count=12, documents=400)
-    subprocess.run([*command, "straight"], cwd=tmp_path, check=True, stderr=subprocess.DEVNULL, timeout=300)
-    seed = random.SystemRandom().randrange(2**32)
-    print(f"seed {seed}")
-    draw = random.Random(seed)
+    subprocess.run([*command, "straight"], cwd=tmp_path, check=True, stderr=subprocess.DEVNULL, timeout=600)
+    draw = random.Random(0)
     for _ in range(10):
         process = subprocess.Popen(
             [*command, "killed"], cwd=tmp_path, stderr=subprocess.DEVNULL, start_new_session=True
@@ -206,5 +204,5 @@ def test_curation_killed_at_ten_random_moments_ends_in_the_same_dataset(tmp_path
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-    subprocess.run([*command, "killed"], cwd=tmp_path, check=True, stderr=subprocess.DEVNULL, timeout=300)
+    subprocess.run([*command, "killed"], cwd=tmp_path, check=True, stderr=subprocess.DEVNULL, timeout=600)
     assert sums(tmp_path, "killed") == sums(tmp_path, "straight")

@@ -8,8 +8,9 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
 from pathlib import Path
+
+from loopback import reserved_port
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "squeue", "scancel", "scontrol", "sinfo")
 PATH = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/usr/local/sbin"])
@@ -69,8 +70,11 @@ class Cluster:
     def start(self) -> None:
         if missing():
             raise NotHere(f"{', '.join(missing())}: not installed; see docs/launch.md, or: make slurm")
+        with reserved_port() as controller, reserved_port() as first, reserved_port() as second:
+            self._start(controller, first, second)
+
+    def _start(self, controller: int, first: int, second: int) -> None:
         host = socket.gethostname().split(".")[0]
-        controller, first, second = _free_ports(3)
         (self.root / "state").mkdir()
         (self.root / "gpu").touch()
         (self.root / "munge.key").write_bytes(os.urandom(128))
@@ -103,7 +107,7 @@ class Cluster:
 
     def command(self, *words: str) -> str:
         """Output of one of Slurm's commands; what it complained about where it failed."""
-        done = subprocess.run(words, env=self.environment, capture_output=True, text=True, timeout=60)
+        done = subprocess.run(words, env=self.environment, capture_output=True, text=True, timeout=300)
         return done.stdout if done.returncode == 0 else f"{done.stdout}{done.stderr}"
 
     def queue(self) -> list[str]:
@@ -118,7 +122,7 @@ class Cluster:
         for daemon in reversed(self._daemons):
             daemon.terminate()
             try:
-                daemon.wait(timeout=20)
+                daemon.wait(timeout=60)
             except subprocess.TimeoutExpired:
                 daemon.kill()
                 daemon.wait()
@@ -138,7 +142,7 @@ class Cluster:
 
 
 def wait_until(
-    is_so: Callable[[], bool], what: str, may_wait: Callable[[], bool] = lambda: True, seconds: float = 60
+    is_so: Callable[[], bool], what: str, may_wait: Callable[[], bool] = lambda: True, seconds: float = 300
 ) -> None:
     """Wait for a condition; AssertionError after so many seconds, or as soon as waiting has become vain."""
     deadline = time.monotonic() + seconds
@@ -152,11 +156,3 @@ def _user() -> str:
     import pwd
 
     return pwd.getpwuid(os.getuid()).pw_name
-
-
-def _free_ports(count: int) -> list[int]:
-    with ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -172,7 +173,7 @@ with Store.open(Path({str(store)!r})).lock("tiny"):
         pauses.append(seconds)
         other.communicate("\n")
 
-    monkeypatch.setattr(job.time, "sleep", pause)
+    monkeypatch.setattr(job, "time", SimpleNamespace(sleep=pause, monotonic=lambda: float(len(pauses))))
     assert begin(folder, 1) is Verdict.GO_ON
     assert len(pauses) == 1
 

@@ -10,7 +10,6 @@ import importlib
 import json
 import os
 import signal
-import socket
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -19,6 +18,7 @@ from typing import Any
 
 import torch
 from kill_counter import KillCounter
+from loopback import reserved_port
 from toy import CPU, ROWS, TOY_CONFIG, ToySettings, toy_batch_at, weights_digest
 
 from hanse.data.loader import Batch
@@ -36,15 +36,13 @@ def main() -> None:
     for line in sys.stdin:
         request = json.loads(line)
         ranks, kill = request.pop("ranks"), request.pop("kill", None)
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
         answer, question = os.pipe()
-        children = [_fork(rank, ranks, port, kill, question, request) for rank in range(ranks)]
-        os.close(question)
-        with os.fdopen(answer) as pipe:
-            said = pipe.read()
-        statuses = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+        with reserved_port() as port:
+            children = [_fork(rank, ranks, port, kill, question, request) for rank in range(ranks)]
+            os.close(question)
+            with os.fdopen(answer) as pipe:
+                said = pipe.read()
+            statuses = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
         print(json.dumps({"statuses": statuses, "result": json.loads(said) if said else None}), flush=True)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -71,7 +70,9 @@ def test_a_run_in_float8_learns_as_well(tmp_path: Path) -> None:
     float8.apply(model)
     plain = toy_train(tmp_path / "plain", model=_wide(), steps=60)
     summary = toy_train(tmp_path / "float8", model=model, steps=60)
-    assert summary.loss_last == pytest.approx(plain.loss_last, rel=0.1)
+    # Where a run of sixty steps ends differs by a sixth of the loss between seeds and processors; what it learned does
+    # not.
+    assert summary.loss_first - summary.loss_last == pytest.approx(plain.loss_first - plain.loss_last, rel=0.05)
 
 
 def test_where_the_hardware_has_no_float8_training_goes_on_without_it(tmp_path: Path) -> None:
@@ -115,26 +116,37 @@ def test_compiled_blocks_can_be_switched_back(tmp_path: Path, monkeypatch: pytes
     assert weights_digest(compiled) == weights_digest(plain)
 
 
-@pytest.mark.parametrize(("delay", "is_kept"), [(0.0, True), (0.05, False)])
+@pytest.mark.parametrize(("gain", "is_kept"), [(0.1, True), (-0.1, False)])
 def test_compilation_by_budget_is_kept_only_where_it_is_faster(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, delay: float, is_kept: bool
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gain: float, is_kept: bool
 ) -> None:
-    """A stand-in for the compiler whose forward is faster or slower than the plain one, which waits a little itself."""
-    slept: list[float] = []
+    """A stand-in for the compiler, by whose clock each block is so many seconds faster or slower than the plain one."""
+    calls: list[int] = []
+
+    class Clock:
+        """Goes on by a second whenever it is looked at."""
+
+        now = 0.0
+
+        def perf_counter(self) -> float:
+            self.now += 1.0
+            return self.now
+
+    clock = Clock()
 
     def compiler(function, **options):
         def compiled(*arguments):
-            slept.append(delay)
-            time.sleep(delay)
+            calls.append(1)
+            clock.now -= gain
             return function(*arguments)
 
         return compiled
 
     monkeypatch.setattr(torch, "compile", compiler)
+    monkeypatch.setattr(dry, "time", clock)
     monkeypatch.setattr(dry, "PAYS_AFTER_SECONDS", 0.0)
-    monkeypatch.setattr(dry, "_is_faster", lambda compiled, plain: compiled < plain + 0.02)
     toy_train(tmp_path, settings=ToySettings(compile="auto"), steps=6)
-    assert (len(slept) > 2 * (1 + dry.TRIALS)) is is_kept  # two blocks, once and the trials; then every step or none
+    assert (len(calls) > 2 * (1 + dry.TRIALS)) is is_kept  # two blocks, once and the trials; then every step or none
 
 
 def test_compilation_that_a_person_switches_off_is_off_also_where_the_run_had_it(

@@ -5,17 +5,18 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
+from loopback import reserved_port
 
 from hanse.errors import InputError
 from hanse.parallel.ranks import _compare
 
+PATIENCE_SECONDS = 600.0  # for what has to end at all, however busy the machine is
 TINY = """
 name = "tiny"
 languages = ["de", "mt"]
@@ -57,16 +58,10 @@ def _start(home: Path, rank: int, ranks: int, port: int, *more: str, **environme
     )  # fmt: skip
 
 
-def _port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
-
-
 def _run(home: Path, ranks: int, *more: str) -> list[tuple[int, str]]:
-    port = _port()
-    started = [_start(home, rank, ranks, port, *more) for rank in range(ranks)]
-    said = [process.communicate(timeout=300)[1] for process in started]
+    with reserved_port() as port:
+        started = [_start(home, rank, ranks, port, *more) for rank in range(ranks)]
+        said = [process.communicate(timeout=PATIENCE_SECONDS)[1] for process in started]
     return [(process.returncode, text) for process, text in zip(started, said, strict=True)]
 
 
@@ -89,15 +84,15 @@ def test_a_recipe_runs_on_two_ranks_from_documents_to_a_release(home: Path) -> N
 
 @pytest.mark.slow
 def test_a_rank_that_dies_ends_the_others_with_a_sentence_and_the_next_run_goes_on(home: Path) -> None:
-    port = _port()
-    first, second = (_start(home, rank, 2, port, "--set", "pretrain.budget_tokens=2000000") for rank in range(2))
-    assert first.stderr is not None
-    for line in first.stderr:
-        if line.startswith("pretrain: step"):
-            break
-    os.kill(second.pid, signal.SIGKILL)
-    said = first.communicate(timeout=120)[1]
-    second.communicate()
+    with reserved_port() as port:
+        first, second = (_start(home, rank, 2, port, "--set", "pretrain.budget_tokens=2000000") for rank in range(2))
+        assert first.stderr is not None
+        for line in first.stderr:
+            if line.startswith("pretrain: step"):
+                break
+        os.kill(second.pid, signal.SIGKILL)
+        said = first.communicate(timeout=PATIENCE_SECONDS)[1]
+        second.communicate()
     assert first.returncode == 1
     assert "another rank has ended (" in said
     assert "All go on from the last checkpoint with: hanse run tiny.toml" in said
@@ -111,7 +106,7 @@ def test_the_same_recipe_with_ranks_that_do_not_divide_is_refused_by_all(home: P
 
 def test_a_launcher_without_an_address_is_told_so(home: Path) -> None:
     process = _start(home, 0, 2, 1, MASTER_ADDR="")
-    said = process.communicate(timeout=120)[1]
+    said = process.communicate(timeout=PATIENCE_SECONDS)[1]
     assert process.returncode == 2 and "WORLD_SIZE is set but MASTER_ADDR is not" in said
 
 

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from loopback import reserved_port
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -22,21 +23,20 @@ ROOT = HERE.parents[1]
 def _run(folder: Path, ranks: int = 2, *, environment: dict[str, str] | None = None, **job: Any) -> list[Any]:
     """Exit code, JSON and stderr of every rank."""
     folder.mkdir(exist_ok=True)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     path = os.pathsep.join([str(ROOT), str(ROOT / "tests" / "train"), *sys.path])
     common = {"OMP_NUM_THREADS": "1", "PYTHONPATH": path, "WORLD_SIZE": str(ranks), "GLOO_SOCKET_IFNAME": "lo"}
-    common |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), **(environment or {})}
+    common |= {"MASTER_ADDR": "127.0.0.1", **(environment or {})}
     command = [sys.executable, str(HERE / "troubled_rank.py"), json.dumps({"folder": str(folder), **job})]
-    started = [
-        subprocess.Popen(
-            command, env=os.environ | common | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        )
-        for rank in range(ranks)
-    ]  # fmt: skip
-    said = [process.communicate(timeout=300) for process in started]
+    with reserved_port() as port:
+        started = [
+            subprocess.Popen(
+                command,
+                env=os.environ | common | {"MASTER_PORT": str(port), "RANK": str(rank), "LOCAL_RANK": str(rank)},
+                stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            )
+            for rank in range(ranks)
+        ]  # fmt: skip
+        said = [process.communicate(timeout=600) for process in started]
     return [
         (process.returncode, json.loads(out) if out else {}, error)
         for process, (out, error) in zip(started, said, strict=True)
@@ -113,6 +113,7 @@ def test_without_a_compiler_training_goes_on_and_says_so(tmp_path: Path, ranks: 
 @pytest.mark.slow
 def test_two_ranks_train_a_model_that_transformers_computes_as_one_does(tmp_path: Path) -> None:
     transformers = pytest.importorskip("transformers")
+    torch.manual_seed(0)
     config = transformers.LlamaConfig(
         vocab_size=61, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=2,
         num_key_value_heads=1, max_position_embeddings=32, tie_word_embeddings=False,

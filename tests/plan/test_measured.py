@@ -2,12 +2,12 @@
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from loopback import reserved_port
 
 from hanse.model.config import derive
 from hanse.plan.layout import Layout
@@ -42,21 +42,22 @@ def run(request):
 
 
 def measured(job):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     environment = os.environ | {
-        "OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "GLOO_SOCKET_IFNAME": "lo",
+        "OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1", "GLOO_SOCKET_IFNAME": "lo",
         # Freed memory goes back at once, so that what a process holds is what its tensors need.
         "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536", "MALLOC_TOP_PAD_": "0",
     }  # fmt: skip
     command = [sys.executable, str(Path(__file__).with_name("rank.py")), json.dumps(job)]
     places = [{"RANK": str(n), "LOCAL_RANK": str(n), "WORLD_SIZE": str(job["ranks"])} for n in range(job["ranks"])]
-    started = [
-        subprocess.Popen(command, env=environment | place, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        for place in places
-    ]
-    said = [process.communicate(timeout=600) for process in started]
+    with reserved_port() as port:
+        environment["MASTER_PORT"] = str(port)
+        started = [
+            subprocess.Popen(
+                command, env=environment | place, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            )
+            for place in places
+        ]
+        said = [process.communicate(timeout=600) for process in started]
     assert [process.returncode for process in started] == [0] * job["ranks"], said[0][1]
     return json.loads(said[0][0])
 

@@ -80,7 +80,7 @@ def test_the_thread_sees_a_counter_go_round_between_two_laps(host, monkeypatch):
     monkeypatch.setattr(energy, "SAMPLE_SECONDS", 0.001)
     with meter_of(root) as meter:
         for microjoules in (700_000_000, 300_000_000, 900_000_000):
-            before, limit = meter._joules, time.monotonic() + 20
+            before, limit = meter._joules, time.monotonic() + 120
             advance(zones["package 1"], microjoules)
             while meter._joules == before:
                 assert time.monotonic() < limit, "the thread did not look"
@@ -165,7 +165,7 @@ def test_a_gpu_is_measured_by_its_counter_beside_the_host(host, monkeypatch):
 
 def test_a_gpu_without_a_counter_is_measured_by_its_power(tmp_path, monkeypatch):
     moments = iter(range(0, 10_000, 8))
-    monkeypatch.setattr(energy.time, "monotonic", lambda: next(moments))
+    monkeypatch.setattr(energy, "time", types.SimpleNamespace(monotonic=lambda: next(moments)))
     monkeypatch.setattr(energy, "POWER_SECONDS", 3600.0)
     monkeypatch.setitem(sys.modules, "pynvml", Driver(has_counter=False))
     with EnergyMeter(torch.device("cuda"), powercap=tmp_path, uuid="GPU-7") as meter:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
@@ -36,7 +37,7 @@ def test_every_line_is_on_disk_before_the_next_step(tmp_path: Path) -> None:
 
 def test_without_a_terminal_a_plain_line_comes_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 100.0
-    monkeypatch.setattr(metrics.time, "monotonic", lambda: now)
+    monkeypatch.setattr(metrics, "time", SimpleNamespace(monotonic=lambda: now))
     out = io.StringIO()
     console = Console(file=out, force_terminal=False, width=200)
     with ProgressReport(100, done=0, label="pretrain", console=console) as report:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -111,7 +112,7 @@ def test_cores_that_others_hold_are_told_of(tmp_path: Path, monkeypatch, busy, t
     monkeypatch.setattr(room.os, "sched_getaffinity", lambda process: {0, 1, 2, 3}, raising=False)  # core 4 is others'
     monkeypatch.setattr(room, "usable_cores", lambda: 4)
     after = _stat([120 - b for b in busy] + [100], [50 + b for b in busy] + [70])
-    monkeypatch.setattr(room.time, "sleep", lambda seconds: stat.write_text(after))
+    monkeypatch.setattr(room, "time", SimpleNamespace(sleep=lambda seconds: stat.write_text(after)))
     found = crowded(replace(CPU, threads=threads))
     assert said in found and bool(said) == bool(found)
 
