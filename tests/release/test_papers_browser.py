@@ -8,6 +8,7 @@ from hanse.release.papers import documentation, pack, summary
 
 playwright = pytest.importorskip("playwright.sync_api")
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+PATIENCE_SECONDS = 120.0  # however busy the machine is
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")]
 OPTIONS = (
     "--headless --no-sandbox --disable-gpu --no-first-run --disable-background-networking --disable-component-update"
@@ -24,7 +25,9 @@ def folder(papers_ledger, tmp_path_factory):
 @pytest.fixture(scope="module")
 def browser():
     with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=CHROMIUM, args=OPTIONS.split())
+        browser = driver.chromium.launch(
+            executable_path=CHROMIUM, args=OPTIONS.split(), timeout=PATIENCE_SECONDS * 1000
+        )
         yield browser
         browser.close()
 
@@ -35,6 +38,7 @@ def open_page(browser, folder):
 
     def run(name: str, **settings):
         context = browser.new_context(**settings)
+        context.set_default_timeout(PATIENCE_SECONDS * 1000)
         contexts.append(context)
         page = context.new_page()
         page.asked, page.said = [], []

@@ -23,6 +23,8 @@ from hanse.serve.api import Settings, create_app, server
 from hanse.serve.request import Backend, Output, Request, Stats
 
 MODEL = "toy"
+#: For what has to come at all, however busy the machine is; no test waits that long unless it fails.
+PATIENCE_SECONDS = 120.0
 
 
 @dataclass
@@ -85,13 +87,13 @@ class Served:
         return openai.OpenAI(base_url=f"{self.url}/v1", api_key=key, max_retries=0, **options)
 
     def get(self, path: str, **options: Any) -> httpx.Response:
-        return httpx.get(self.url + path, **options)
+        return httpx.get(self.url + path, timeout=PATIENCE_SECONDS, **options)
 
     def post(self, path: str, **options: Any) -> httpx.Response:
-        return httpx.post(self.url + path, timeout=60, **options)
+        return httpx.post(self.url + path, timeout=PATIENCE_SECONDS, **options)
 
     def connect(self) -> socket.socket:
-        return socket.create_connection(("127.0.0.1", self.port), timeout=20)
+        return socket.create_connection(("127.0.0.1", self.port), timeout=PATIENCE_SECONDS)
 
     def is_idle(self) -> bool:
         stats = self.backend.stats()
@@ -102,7 +104,7 @@ class Served:
         until(self.is_idle)
 
 
-def until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
+def until(condition: Callable[[], bool], seconds: float = PATIENCE_SECONDS) -> None:
     """Wait for a condition; failing to come, it is an error."""
     end = time.monotonic() + seconds
     while not condition():
@@ -125,9 +127,9 @@ def serving(
         loop = threading.Thread(target=lambda: asyncio.run(running.serve(sockets=[listening])))
         loop.start()
         try:
-            assert began.wait(30)
+            assert began.wait(PATIENCE_SECONDS)
             yield Served(f"{'https' if tls else 'http'}://127.0.0.1:{port}", app, backend, port)
         finally:
             running.should_exit = True
-            loop.join(30)
+            loop.join(PATIENCE_SECONDS)
             assert not loop.is_alive(), "the server does not stop"

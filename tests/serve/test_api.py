@@ -100,7 +100,9 @@ def test_chat_logprobs_are_those_of_the_tokens_whole_and_streamed(client: openai
         assert each.logprob <= 0
     streamed = client.chat.completions.create(**asked, stream=True)
     pieces = [entry for chunk in streamed if chunk.choices[0].logprobs for entry in chunk.choices[0].logprobs.content]
-    assert [(each.token, each.logprob) for each in pieces] == [(each.token, each.logprob) for each in found]
+    assert [each.token for each in pieces] == [each.token for each in found]
+    # The beginning of the second prompt comes out of the cache, so its sums may be rounded otherwise.
+    assert [each.logprob for each in pieces] == pytest.approx([each.logprob for each in found], abs=1e-5)
 
 
 def test_a_stop_text_ends_the_answer_and_is_not_part_of_it(client: openai.OpenAI, engine: Engine) -> None:

@@ -47,7 +47,7 @@ def hanging(tokenizer: Tokenizer) -> Scripted:
 
 @pytest.fixture
 def small(tokenizer: Tokenizer) -> Iterator[Served]:
-    with serving(Scripted(tokenizer), body_bytes=1000, body_seconds=0.5) as served:
+    with serving(Scripted(tokenizer), body_bytes=1000) as served:
         yield served
 
 
@@ -76,11 +76,12 @@ def test_a_body_of_a_hundred_megabytes_costs_neither_memory_nor_the_server(small
     assert small.get("/health").status_code == 200
 
 
-def test_a_body_that_does_not_come_is_not_waited_for(small: Served) -> None:
-    with small.connect() as connection:
-        connection.sendall(head(10) + b"{")
-        assert rest(connection).startswith(b"HTTP/1.1 408")
-    small.settle()
+def test_a_body_that_does_not_come_is_not_waited_for(tokenizer: Tokenizer) -> None:
+    with serving(Scripted(tokenizer), body_seconds=0.5) as api:
+        with api.connect() as connection:
+            connection.sendall(head(10) + b"{")
+            assert rest(connection).startswith(b"HTTP/1.1 408")
+        api.settle()
 
 
 # --------------------------------------------------------------------------- connections
@@ -108,9 +109,9 @@ def test_a_head_that_trickles_in_is_not_waited_for_either(tokenizer: Tokenizer) 
 
 
 def test_many_requests_on_one_connection_are_no_reason_to_close_it(tokenizer: Tokenizer) -> None:
-    with serving(Scripted(tokenizer), head_seconds=1) as api, api.connect() as connection:
+    with serving(Scripted(tokenizer), head_seconds=4) as api, api.connect() as connection:
         is_over = threading.Event()
-        threading.Timer(4.0, is_over.set).start()
+        threading.Timer(8.0, is_over.set).start()
         while not is_over.is_set():
             connection.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
             answer = b""
@@ -156,7 +157,7 @@ def test_a_client_that_does_not_read_loses_its_connection_and_its_place(tokenize
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         connection.sendall(head(len(STREAM)) + STREAM)
         connection.recv(1)
-        assert backend.running == 1
+        assert backend.requests
         until(lambda: backend.running == 0)
         api.settle()
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from served import until
+from served import PATIENCE_SECONDS, until
 from tokenizers import Tokenizer
 
 from hanse.model import hf
@@ -37,7 +37,7 @@ def server(model: Transformer, tokenizer: Tokenizer, tmp_path: Path) -> Iterator
         yield json.loads(running.stdout.readline())["url"], running.pid
     finally:
         running.terminate()
-        assert running.wait(60) == 0
+        assert running.wait(PATIENCE_SECONDS) == 0
 
 
 def resident_bytes(process: int) -> int:
@@ -94,7 +94,7 @@ async def crowd(url: str, seed: int) -> Counter[str]:
     found: Counter[str] = Counter()
 
     async def client(number: int) -> None:
-        async with httpx.AsyncClient(base_url=url, timeout=120) as connection:
+        async with httpx.AsyncClient(base_url=url, timeout=PATIENCE_SECONDS) as connection:
             for job in jobs:
                 found[await one(connection, random.Random(seed * REQUESTS + job))] += 1
 
@@ -107,7 +107,7 @@ def test_a_crowd_leaves_nothing_behind(server: tuple[str, int]) -> None:
     url, process = server
 
     def is_idle() -> bool:
-        lines = httpx.get(url + "/metrics").text.splitlines()
+        lines = httpx.get(url + "/metrics", timeout=PATIENCE_SECONDS).text.splitlines()
         figures = dict(line.rsplit(" ", 1) for line in lines if not line.startswith("#"))
         names = ("hanse_answers_under_way", "hanse_running", "hanse_waiting", "hanse_cache_tokens")
         return all(float(figures[name]) == 0 for name in names)
@@ -117,8 +117,8 @@ def test_a_crowd_leaves_nothing_behind(server: tuple[str, int]) -> None:
         found = asyncio.run(crowd(url, SEED + round_number))
         assert found.total() == REQUESTS
         assert min(found[kind] for kind in ("whole", "stream", "left", "dropped", "large", "broken", "score")) > 20
-        until(is_idle, 60)
+        until(is_idle)
         sizes.append(resident_bytes(process))
-    until(lambda: open_files(process) < 40, 60)
+    until(lambda: open_files(process) < 40)
     print(f"seed {SEED}, resident MB after each {REQUESTS} requests: {[size >> 20 for size in sizes]}")
     assert sizes[2] - sizes[1] < 16 << 20, sizes

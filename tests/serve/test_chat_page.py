@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from tokenizers import Tokenizer
-from visiting import EN, WAIT, Scripted, Site, Visitor, expect, needs_browser
+from visiting import EN, PATIENCE_SECONDS, WAIT, Scripted, Site, Visitor, expect, needs_browser
 
 from hanse.model.transformer import Transformer
 from hanse.runtime import Runtime
@@ -83,7 +83,7 @@ def test_stopping_keeps_what_was_said_and_frees_the_engine(guest: Visitor, backe
     guest.page.click("#stop")
     expect(guest.page.locator(".state")).to_have_text(EN["stopped"])
     expect(guest.page.locator(".words")).to_have_text("One two")
-    assert backend.was_closed.wait(10)
+    assert backend.was_closed.wait(PATIENCE_SECONDS)
     backend.says("Three")
     guest.ask_and_wait("Go on")
     assert "<|assistant|>One two<|end_of_turn|>" in backend.asked()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
@@ -58,6 +59,8 @@ def test_clients_that_leave_at_random_leave_nothing_behind(backend: NativeBacken
         while backend.stats().running or backend.stats().waiting:
             await asyncio.sleep(0.01)
 
+        await whole(backend.generate(Request((1,), LONG)))  # what was asked before it has been looked at by now
+
     asyncio.run(ask())
     assert backend.stats().cache_tokens == 0
     assert not backend._tells
@@ -97,9 +100,20 @@ def test_a_step_that_fails_fails_its_requests_and_the_engine_goes_on(
     asyncio.run(ask())
 
 
-def test_closing_ends_what_runs(model: Transformer, tokenizer: Tokenizer) -> None:
+def test_closing_ends_what_runs(model: Transformer, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
     runtime = Runtime(device=torch.device("cpu"))
     backend = NativeBackend(Engine(model, tokenizer, runtime, context=128), runtime)
+    inner, calls = model.extend, 0
+
+    def waiting(*arguments: Any, **further: Any) -> Any:
+        """From the third step on as slow as it takes until the backend is being closed."""
+        nonlocal calls
+        calls += 1
+        while calls > 2 and not backend._is_closing:
+            time.sleep(0.001)
+        return inner(*arguments, **further)
+
+    monkeypatch.setattr(model, "extend", waiting)
 
     async def ask() -> list[Output]:
         pieces = []

@@ -188,7 +188,7 @@ def test_no_torch_is_needed(release: Path) -> None:
         "import sys, pathlib, json; from hanse.serve.record import record; "
         f"json.dumps(record(pathlib.Path({str(release)!r})), allow_nan=False); assert 'torch' not in sys.modules"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=300)
 
 
 words = st.text("ab Ωξ|*_\\[]<>()`,0#", min_size=1, max_size=12).map(lambda text: " ".join(text.split()) or "x")

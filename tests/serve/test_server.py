@@ -23,7 +23,7 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from served import MODEL, Scripted, serving
+from served import MODEL, PATIENCE_SECONDS, Scripted, serving
 from tokenizers import Tokenizer
 
 from hanse.cli import main
@@ -184,7 +184,7 @@ def test_a_server_with_tls_answers_those_who_trust_its_certificate(
         assert answer.choices[0].finish_reason == "stop"
         with pytest.raises(httpx.ConnectError):
             api.get("/health")
-        with socket.create_connection(("127.0.0.1", api.port), timeout=20) as plain:
+        with socket.create_connection(("127.0.0.1", api.port), timeout=PATIENCE_SECONDS) as plain:
             plain.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
             with suppress(ConnectionError):
                 assert b"200" not in plain.recv(4096)
@@ -252,7 +252,7 @@ def test_a_release_is_served_by_its_name_and_ends_in_good_order(
         assert "another server may run there" in refused(capsys, release, "--port", port)
         running.send_signal(signal.SIGTERM)
         assert [chunk.choices[0].finish_reason for chunk in stream][-1] == "length"  # what runs is finished
-        assert running.wait(30) == 0
+        assert running.wait(PATIENCE_SECONDS) == 0
         shown = running.stderr.read()
         assert "Ctrl-C stops" in shown and "stopped." in shown and "Traceback" not in shown
     finally:

@@ -22,6 +22,9 @@ from hanse.tune.template import encode_text
 playwright = pytest.importorskip("playwright.sync_api")
 uvicorn = pytest.importorskip("uvicorn")
 expect = playwright.expect
+#: For what has to come at all, however busy the machine is; no test waits that long unless it fails.
+PATIENCE_SECONDS = 120.0
+expect.set_options(timeout=PATIENCE_SECONDS * 1000)
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
 PAGE = Path(__file__).parents[2] / "hanse" / "serve" / "page"
@@ -101,7 +104,7 @@ class Site:
 
     def end(self) -> None:
         self._server.should_exit = self._server.force_exit = True
-        self._thread.join(timeout=20)
+        self._thread.join(timeout=PATIENCE_SECONDS)
         self._socket.close()
 
 
@@ -113,7 +116,7 @@ class Visitor:
     ) -> None:
         self.expected = re.compile(expected)
         self.context = browser.new_context(viewport={"width": 1280, "height": 800}, locale=locale)
-        self.context.set_default_timeout(20_000)
+        self.context.set_default_timeout(PATIENCE_SECONDS * 1000)
         self.page = self.context.new_page()
         self.complaints: list[str] = []
         self.foreign: list[str] = []

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from test_record import signed_release
 from tokenizers import Tokenizer
-from visiting import CHROMIUM, Scripted, Site, Visitor, playwright
+from visiting import CHROMIUM, PATIENCE_SECONDS, Scripted, Site, Visitor, playwright
 
 
 @pytest.fixture(scope="module")  # not longer: while the driver lives, no test can run an event loop of its own
@@ -18,7 +18,9 @@ def browser() -> Iterator[Any]:
         "--disable-component-update --disable-sync"
     )
     with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=CHROMIUM, args=options.split())
+        browser = driver.chromium.launch(
+            executable_path=CHROMIUM, args=options.split(), timeout=PATIENCE_SECONDS * 1000
+        )
         yield browser
         browser.close()
 
