@@ -13,7 +13,7 @@ from hanse.cli import main
 def run(*arguments: str, cwd=None, **environment: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "hanse.cli", *arguments]
     env = {**os.environ, **environment}
-    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=env, timeout=120)
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=env, timeout=300)
 
 
 def imported(*arguments: str) -> set[str]:
@@ -23,7 +23,7 @@ def imported(*arguments: str) -> set[str]:
         "with contextlib.suppress(SystemExit), contextlib.redirect_stdout(io.StringIO()): main(sys.argv[1:])\n"
         "print(json.dumps(sorted({m.split('.')[0] for m in sys.modules})))"
     )
-    done = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True, timeout=300)
     return set(json.loads(done.stdout.splitlines()[-1]))
 
 

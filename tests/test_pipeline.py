@@ -15,6 +15,7 @@ import pytest
 
 pytestmark = pytest.mark.slow
 
+PATIENCE_SECONDS = 600.0  # for what has to come at all, however busy the machine is
 CORPUS = Path(__file__).resolve().parents[2] / "shared" / "corpus"
 QUESTION = "Sag mir die Hauptstadt: Griechenland"
 TINY = """
@@ -50,7 +51,7 @@ validation_bytes_per_language = 2000
 """
 
 
-def hanse(*arguments: str, home: Path, timeout: float = 300) -> subprocess.CompletedProcess[str]:
+def hanse(*arguments: str, home: Path, timeout: float = PATIENCE_SECONDS) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "hanse.cli", *arguments],
         capture_output=True, text=True, cwd=home, env=environment(home), timeout=timeout,
@@ -142,7 +143,7 @@ def test_reference_tool_accepts_the_signature(home):
         sys.executable, "-m", "model_signing", "verify", "key", str(folder),
         "--signature", str(folder / "model.sig"), "--public_key", str(folder / "signing-key.pub"),
     ]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_SECONDS)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
@@ -178,7 +179,7 @@ def refused(folder: Path, home: Path, name: str, *options: str) -> None:
     """`hanse verify` and the release's own verifier both say no, and why."""
     ours = hanse("verify", str(folder), *options, home=home)
     command = [sys.executable, "-I", str(folder / "verify.py"), str(folder), *options]
-    alone = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    alone = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_SECONDS)
     for done in (ours, alone):
         assert done.returncode == 1, done.stdout + done.stderr
         assert name in done.stdout + done.stderr
@@ -186,9 +187,7 @@ def refused(folder: Path, home: Path, name: str, *options: str) -> None:
 
 def run_through_kills(command: list[str], home: Path, folder: Path, longest: float) -> None:
     """Carry out a run in `folder` that is killed with -9 at three random moments, and once more to the end."""
-    seed = random.SystemRandom().randrange(2**32)
-    print(f"seed {seed}")
-    draw = random.Random(seed)
+    draw = random.Random(0)
     for _ in range(3):
         process = subprocess.Popen(
             [sys.executable, "-m", "hanse.cli", *command],
@@ -218,11 +217,11 @@ def test_interrupted_run_saves_says_how_to_continue_and_leaves_with_zero(home, t
         cwd=tmp_path, env=environment(home), stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     scratch = tmp_path / "store/.work/model/tiny-base"
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + PATIENCE_SECONDS
     while not list(scratch.rglob("step-*")) and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.05)
     process.send_signal(signal.SIGTERM)
-    _, said = process.communicate(timeout=120)
+    _, said = process.communicate(timeout=PATIENCE_SECONDS)
     assert process.returncode == 0, said
     assert "hanse run tiny.toml" in said.replace("\n", " ")
     assert hanse("run", "tiny.toml", home=tmp_path).returncode == 0
@@ -236,7 +235,7 @@ def test_second_run_at_the_same_time_leaves_and_names_the_first(home, tmp_path):
         cwd=tmp_path, env=environment(home), stderr=subprocess.DEVNULL,
     )  # fmt: skip
     locks = tmp_path / "store/.locks"
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + PATIENCE_SECONDS
     while not (locks.is_dir() and any(p.stat().st_size for p in locks.iterdir())) and time.monotonic() < deadline:
         time.sleep(0.02)
     first.send_signal(signal.SIGSTOP)  # else it may be done before the second one has started
@@ -244,7 +243,7 @@ def test_second_run_at_the_same_time_leaves_and_names_the_first(home, tmp_path):
         second = hanse("run", "tiny.toml", "--until", "shards", home=tmp_path)
     finally:
         first.send_signal(signal.SIGCONT)
-    assert first.wait(timeout=120) == 0
+    assert first.wait(timeout=PATIENCE_SECONDS) == 0
     assert second.returncode == 2
     assert str(first.pid) in second.stderr
 

@@ -118,5 +118,5 @@ def test_ray_finds_the_same_copies(tmp_path: Path) -> None:
         "np.save(sys.argv[3], np.stack((found.ordinals, found.survivors)))\n"
     )
     there = tmp_path / "there.npy"
-    subprocess.run([sys.executable, "-c", code, str(path), str(tmp_path), str(there)], check=True, timeout=300)
+    subprocess.run([sys.executable, "-c", code, str(path), str(tmp_path), str(there)], check=True, timeout=600)
     assert np.array_equal(np.load(there), np.stack((here.ordinals, here.survivors)))

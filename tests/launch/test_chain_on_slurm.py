@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from slurm_cluster import Cluster, wait_until
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 STEPS = 26
 IDLE = "had nothing to do, or was cancelled"
@@ -73,7 +73,7 @@ def hanse(cluster: Cluster, home: Path, *arguments: str) -> subprocess.Completed
         env=environment,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
     )
 
 
@@ -92,10 +92,10 @@ def status(cluster: Cluster, home: Path) -> dict:
     return json.loads(done.stdout)
 
 
-def wait_for_the_end(cluster: Cluster, home: Path, seconds: float) -> dict:
+def wait_for_the_end(cluster: Cluster, home: Path) -> dict:
     """Wait until no job is left; what they said is printed if the test fails."""
     try:
-        wait_until(lambda: not cluster.queue(), "the chain's end", seconds=seconds)
+        wait_until(lambda: not cluster.queue(), "the chain's end", seconds=900)
     finally:
         for path in sorted((home / "store/launch/tiny-1").glob("job-*.log")):
             print(f"--- {path.name}\n{path.read_text()}")
@@ -115,7 +115,7 @@ def kill(cluster: Cluster, job: str, *steps: str) -> None:
 
 def wait_for_a_checkpoint(home: Path) -> None:
     scratch = home / "store/.work/model/tiny-base/1"
-    wait_until(lambda: any(scratch.glob("scratch-*/step-*")), "a checkpoint", seconds=120)
+    wait_until(lambda: any(scratch.glob("scratch-*/step-*")), "a checkpoint")
 
 
 def weights(home: Path) -> str:
@@ -131,7 +131,7 @@ def test_a_chain_cut_by_a_kill_and_the_time_cap_ends_as_one_long_job(cluster, ho
     whole = tmp_path / "whole"
     whole.mkdir()
     launch(cluster, whole, "--nodes", "2", "--minutes", "60", "--jobs", "1")
-    found = wait_for_the_end(cluster, whole, 240)
+    found = wait_for_the_end(cluster, whole)
     assert found["state"] == "finished"
     states = [(job["kind"], job["state"]) for job in found["jobs"]]
     assert states == [("data", "ended"), ("data", IDLE), ("train", "ended")]
@@ -147,7 +147,7 @@ def test_a_chain_cut_by_a_kill_and_the_time_cap_ends_as_one_long_job(cluster, ho
     first, *_ = launch(cluster, home, "--nodes", "2", *limits)
     wait_for_a_checkpoint(home)
     kill(cluster, first, "0", "batch")
-    found = wait_for_the_end(cluster, home, 300)
+    found = wait_for_the_end(cluster, home)
 
     assert found["state"] == "finished"
     began = [job["state"] for job in found["jobs"] if job["began"]]
@@ -157,11 +157,11 @@ def test_a_chain_cut_by_a_kill_and_the_time_cap_ends_as_one_long_job(cluster, ho
 
 
 def test_ranks_that_crash_after_some_progress_are_started_again_in_the_same_job(cluster, home):
-    (home / "slowed.sh").write_text(f"export STEP_SECONDS=0.5 PYTHONPATH={SLOWED}\n")
+    (home / "slowed.sh").write_text(f"export STEP_SECONDS=2 PYTHONPATH={SLOWED}\n")
     first, _ = launch(cluster, home, "--jobs", "2", "--minutes", "60", "--setup", "slowed.sh")
     wait_for_a_checkpoint(home)
     kill(cluster, first, "0")
-    found = wait_for_the_end(cluster, home, 180)
+    found = wait_for_the_end(cluster, home)
     assert found["state"] == "finished"
     assert [job["state"] for job in found["jobs"]] == ["ended", IDLE]
     said = (home / f"store/launch/tiny-1/job-{first}.log").read_text()
@@ -171,7 +171,7 @@ def test_ranks_that_crash_after_some_progress_are_started_again_in_the_same_job(
 def test_an_error_in_the_input_stops_the_chain_and_takes_the_waiting_jobs_away(cluster, home):
     (home / "policy.toml").write_text("nonsense = 1\n")
     first, *_ = launch(cluster, home, "--jobs", "4", "--set", "curate.policy=policy.toml")
-    found = wait_for_the_end(cluster, home, 120)
+    found = wait_for_the_end(cluster, home)
     assert found["state"] == "stopped" and "policy.toml" in found["stopped"]
     assert [job["state"] for job in found["jobs"]] == ["ended with code 2", IDLE, IDLE, IDLE]
     logs = [path.name for path in (home / "store/launch/tiny-1").glob("job-*.log")]
@@ -184,7 +184,7 @@ def test_an_error_in_the_input_stops_the_chain_and_takes_the_waiting_jobs_away(c
 def test_two_jobs_that_get_nowhere_stop_the_chain(cluster, home):
     (home / "poor.sh").write_text("ulimit -v 1000000\n")  # enough for Python, too little for torch
     launch(cluster, home, "--jobs", "6", "--setup", "poor.sh")
-    found = wait_for_the_end(cluster, home, 120)
+    found = wait_for_the_end(cluster, home)
     assert found["state"] == "stopped" and "2 jobs in a row" in found["stopped"]
     assert sum(job["began"] is not None for job in found["jobs"]) == 2
 

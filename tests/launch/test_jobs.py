@@ -46,14 +46,14 @@ def directives(job: script.Job) -> list[str]:
 
 def bash(text: str, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        ["bash", "-c", text], capture_output=True, text=True, env=os.environ | environment, timeout=60
+        ["bash", "-c", text], capture_output=True, text=True, env=os.environ | environment, timeout=300
     )
 
 
 def run(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "hanse.cli", "launch", *arguments]
     return subprocess.run(
-        command, cwd=cwd, env=os.environ | environment, capture_output=True, text=True, timeout=120, check=False
+        command, cwd=cwd, env=os.environ | environment, capture_output=True, text=True, timeout=300, check=False
     )
 
 
@@ -243,7 +243,7 @@ def test_launching_and_its_status_need_no_torch(home):
         "import hanse.launch.job, hanse.launch.status, hanse.launch.rank\n"
         "sys.exit('torch' in sys.modules)"
     )
-    assert subprocess.run([sys.executable, "-c", program], cwd=home, capture_output=True, timeout=120).returncode == 0
+    assert subprocess.run([sys.executable, "-c", program], cwd=home, capture_output=True, timeout=300).returncode == 0
 
 
 def test_every_option_is_explained_and_every_machine_named():

@@ -71,7 +71,7 @@ def test_hanse_run_refuses_before_it_looks_for_other_ranks_or_makes_data(tmp_pat
     launched = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": ranks, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
     done = subprocess.run(
         [sys.executable, "-m", "hanse.cli", "run", "tiny.toml", *options],
-        cwd=tmp_path, env=os.environ | launched, capture_output=True, text=True, timeout=120, check=False,
+        cwd=tmp_path, env=os.environ | launched, capture_output=True, text=True, timeout=300, check=False,
     )  # fmt: skip
     assert done.returncode == 2 and done.stderr.startswith("hanse: ") and said in done.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["tiny.toml"]

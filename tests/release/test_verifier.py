@@ -47,7 +47,7 @@ def alone(folder: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
         "sys.modules['hanse'] = None; sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__')"
     )
     command = [sys.executable, "-I", "-c", program, str(folder / "verify.py"), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, cwd="/", timeout=60)
+    return subprocess.run(command, capture_output=True, text=True, cwd="/", timeout=300)
 
 
 def reference(folder: Path, key: Path) -> subprocess.CompletedProcess[str]:
@@ -60,7 +60,7 @@ def reference(folder: Path, key: Path) -> subprocess.CompletedProcess[str]:
         [*command, "--public_key", str(key)],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
         env=os.environ | {"HOME": "/"},
     )
 

@@ -18,7 +18,10 @@ def python(tmp_path_factory) -> Path:
     venv.create(place, with_pip=True, system_site_packages=False)
     python = place / "bin" / "python"
     command = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "cryptography"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=600)
+    except subprocess.TimeoutExpired:
+        pytest.skip("cryptography cannot be installed here: no package index has answered for ten minutes")
     if done.returncode:
         pytest.skip(f"cryptography cannot be installed here: {done.stderr.strip().splitlines()[-1:]}")
     return python
@@ -40,7 +43,7 @@ def verify(python: Path, folder: Path) -> subprocess.CompletedProcess[str]:
         "https_proxy": "http://127.0.0.1:9",
     }
     command = [*offline, str(python), "-I", str(folder / "verify.py"), str(folder)]
-    return subprocess.run(command, capture_output=True, text=True, cwd="/", timeout=120, env=nothing)
+    return subprocess.run(command, capture_output=True, text=True, cwd="/", timeout=300, env=nothing)
 
 
 def test_the_environment_holds_cryptography_and_no_more_of_ours(python):
@@ -90,5 +93,5 @@ def test_a_changed_verifier_is_named_by_the_one_that_was_there_before(python, fo
     kept = shutil.copy2(folder / "verify.py", tmp_path / "verify.py")
     with (folder / "verify.py").open("a") as stream:
         stream.write("\n")
-    done = subprocess.run([python, "-I", kept, folder], capture_output=True, text=True, cwd="/", timeout=120)
+    done = subprocess.run([python, "-I", kept, folder], capture_output=True, text=True, cwd="/", timeout=300)
     assert done.returncode == 1 and "verify.py: " in done.stdout

@@ -154,7 +154,7 @@ def test_place_without_room_for_a_page_is_a_warning(finished, recipe, capsys):
 def test_a_line_of_a_real_run_leads_to_its_tokens(tmp_path, recipe):
     def hanse(*arguments: str) -> str:
         command = [sys.executable, "-m", "hanse.cli", *arguments, "--json"]
-        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True, timeout=300).stdout
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True, timeout=600).stdout
 
     made = json.loads(hanse("data", str(recipe), "--threads", "1"))
     assert [artifact["ref"] for artifact in made["artifacts"]][-1] == "shards/tiny/1"

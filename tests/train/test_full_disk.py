@@ -35,7 +35,7 @@ def test_a_full_disk_stops_the_run_keeps_the_last_good_checkpoint_and_goes_on_wh
     path = os.pathsep.join([str(HERE.parents[1]), str(HERE), *sys.path])
     done = subprocess.run(
         [*ALONE, sys.executable, str(HERE / "full_disk_run.py"), str(tmp_path / "small"), str(int(2.6 * one))],
-        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": path}, capture_output=True, text=True, timeout=120,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": path}, capture_output=True, text=True, timeout=600,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
