@@ -329,7 +329,10 @@ def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     context, vocabulary = config["max_position_embeddings"], config["vocab_size"]
     if options.prompt + options.answer > context:
         sys.exit(f"--prompt {options.prompt} and --answer {options.answer} exceed the {context} tokens of the model")
-    which = [one for one in CONTENDERS if any(part in one[0] for part in options.only)]
+    which = [
+        one for one in CONTENDERS
+        if any(part in one[0] for part in options.only) and not any(part in one[0] for part in options.without)
+    ]  # fmt: skip
     result: dict[str, Any] = {"config": config}
     with contenders(which, folder, options) as running:
         result["streams"] = compare(running, vocabulary, options)
@@ -354,6 +357,7 @@ def main() -> None:
     parser.add_argument("--answer", type=int, default=64, help="tokens of an answer")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--only", nargs="+", default=[""], help="contenders whose names have one of these in them")
+    parser.add_argument("--without", nargs="+", default=[], help="and none of these")
     parser.add_argument("--output", type=Path, default=conditions.RESULTS / "serve.json")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     options = parser.parse_args()
