@@ -25,11 +25,11 @@ from hanse.data.rights.licence import OTHER_DUTIES, duties
 from hanse.data.shards import Shards
 from hanse.evaluate import answers_by_heart, canary_exposure, elsewhere, extraction, passages, reading
 from hanse.evaluate.answers_by_heart import Recital
+from hanse.evaluate.elsewhere import Standing
 from hanse.evaluate.extraction import Attempt
 from hanse.evaluate.passages import Group, Kind, Passage, Plan, Population
 from hanse.evaluate.proportion import CONFIDENCE, Proportion, difference
 from hanse.evaluate.reading import Reading
-from hanse.serve.detokenize import token_bytes
 from hanse.serve.engine import load_engine
 from hanse.store.digest import sha256_text
 from hanse.store.documents import TABLE
@@ -44,7 +44,6 @@ Progress = Callable[[str, int, int | None], None]
 REPORT = "memorisation.json"
 ATTEMPTS = "extractions.jsonl"
 TRAIN, CONTROL = "train", "validation"
-Standing = Mapping[tuple[str, int], int]  # split and row of a document -> how often its continuation stands in the text
 
 
 def memorise(
@@ -103,7 +102,7 @@ def memorise(
         ),
     ]  # fmt: skip
     recitals, talked = _talk(engine, conversations, line, most=settings.documents_per_source, seed=seed, say=progress)
-    standing = _standing(attempts, engine, dataset, store, progress)
+    standing = elsewhere.standing(attempts, engine, dataset, store, progress)
     asked = _by_question(attempts)
     report = {
         "confidence": CONFIDENCE,
@@ -154,20 +153,6 @@ def _by_question(attempts: Iterable[Attempt]) -> dict[tuple[str, int], dict[tupl
     for one in attempts:
         found.setdefault((one.decoding, one.prefix), {})[one.passage.split, one.passage.row] = one
     return found
-
-
-def _standing(
-    attempts: Iterable[Attempt], engine: Engine, dataset: Artifact, store: Store | None, progress: Progress | None
-) -> Standing | None:
-    """How often each continuation that came out stands in the text; None where nobody can say."""
-    came_out = {(one.passage.split, one.passage.row): one.passage for one in attempts if one.is_extracted}
-    if not came_out:
-        return {}
-    count = elsewhere.counter(store, dataset, progress) if store is not None else None
-    if count is None:
-        return None
-    bytes_of = token_bytes(engine.tokenizer)
-    return {place: count(b"".join(bytes_of[each] for each in one.continuation)) for place, one in came_out.items()}
 
 
 def _group_row(
