@@ -17,6 +17,7 @@ from hanse.model.cache import View
 from hanse.model.config import ApertusConfig
 from hanse.model.documents import Layout
 from hanse.model.norm import RMSNorm
+from hanse.model.product import product
 from hanse.model.rotation import rotate_halves
 
 #: Of xIELU: the slope at 0, and the bound that other code puts on e^x - 1.
@@ -77,7 +78,7 @@ class GroupedQueryAttention(nn.Module):
     def forward(self, x_ND: Tensor, turns_NR: Tensor, layout: Layout) -> Tensor:
         """Attend inside each document of a packed batch. Returns (N, D)."""
         query_NHX, key_NKX, value_NKX = self._project(x_ND, turns_NR)
-        return self.o_proj(_attend(query_NHX, key_NKX, value_NKX, layout).flatten(1))
+        return product(_attend(query_NHX, key_NKX, value_NKX, layout).flatten(1), self.o_proj.weight)
 
     def extend(self, x_ND: Tensor, turns_NR: Tensor, past: View, *, layer: int) -> Tensor:
         """Attend to the past and to these tokens, after writing their keys and values. Returns (N, D)."""
@@ -96,12 +97,13 @@ class GroupedQueryAttention(nn.Module):
                 bias = None if group.bias_BTS is None else group.bias_BTS.unsqueeze(1).to(query.dtype)
             out_BHTX = _scaled_products(query, key, value, mask=bias, is_causal=group.is_fresh)
             outs.append(out_BHTX.transpose(1, 2).flatten(0, 1))
-        return self.o_proj((outs[0] if len(outs) == 1 else torch.cat(outs)).flatten(1))
+        out_NHX = outs[0] if len(outs) == 1 else torch.cat(outs)
+        return product(out_NHX.flatten(1), self.o_proj.weight)
 
     def _project(self, x_ND: Tensor, turns_NR: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Rotated queries (N, H, X) and keys (N, K, X), and values (N, K, X)."""
         query, key, value = (
-            projection(x_ND).unflatten(-1, (-1, self.config.head_dim))
+            product(x_ND, projection.weight).unflatten(-1, (-1, self.config.head_dim))
             for projection in (self.q_proj, self.k_proj, self.v_proj)
         )
         query, key = rotate_halves(self.q_norm(query), turns_NR), rotate_halves(self.k_norm(key), turns_NR)
@@ -205,7 +207,7 @@ class FeedForward(nn.Module):
         self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
 
     def forward(self, x_ND: Tensor) -> Tensor:
-        return self.down_proj(self.act_fn(self.up_proj(x_ND)))
+        return product(self.act_fn(product(x_ND, self.up_proj.weight)), self.down_proj.weight)
 
 
 class ApertusBlock(nn.Module):

@@ -16,6 +16,7 @@ from hanse.model.cache import View
 from hanse.model.config import ModelConfig
 from hanse.model.documents import Layout, attend_documents
 from hanse.model.norm import RMSNorm
+from hanse.model.product import product
 from hanse.model.rotation import rotate
 
 # Up to this many new tokens a text, working in latent space is cheaper than expanding what was kept.
@@ -37,7 +38,7 @@ class LatentAttention(nn.Module):
         self.kv_a_layernorm = RMSNorm(config.kv_lora_rank)
         self.kv_b_proj = nn.Linear(config.kv_lora_rank, heads * expanded, bias=False)
         self.o_proj = nn.Linear(heads * config.v_head_dim, hidden, bias=False)
-        self.product: Callable[[Tensor, Tensor], Tensor] = F.linear  # `hanse.parallel.float8` puts another here
+        self.product: Callable[[Tensor, Tensor], Tensor] = product  # `hanse.parallel.float8` puts another here
 
     def forward(self, x_ND: Tensor, turns_NR: Tensor, layout: Layout) -> Tensor:
         """Attend inside each document of a packed batch. Returns (N, D)."""

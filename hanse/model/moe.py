@@ -13,12 +13,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hanse.model.config import ModelConfig
+from hanse.model.product import FEW_ROWS, columns, product
 
-# Up to this many tokens, all rows of the experts of a step fit the caches at once.
-_FEW_TOKENS = 128
-# Up to this many tokens, where nearly all experts are chosen, more arithmetic costs less than a product for each one:
-# 0.93 against 1.46 ms for 16 tokens, 1.53 against 1.44 for 24 (16 experts of 96 x 256, 4 a token, one core with AVX2).
-_EVERY_EXPERT_UP_TO = 20
+# Where every expert gets tokens and this many times more arithmetic is the price, two products over all experts are
+# faster than a pair for each: 0.8 against 1.4 ms for 16 tokens and 16 experts of 96 x 256, 4 a token, on two cores.
+_EVERY_EXPERT_FOR = 4
 
 
 class Routing(NamedTuple):
@@ -132,31 +131,34 @@ class _Experts(torch.autograd.Function):
 def infer_experts(
     x_ND: Tensor, weights_NK: Tensor, experts_NK: Tensor, gate_up_E2FD: Tensor, down_EDF: Tensor
 ) -> Tensor:
-    """What `_Experts` computes, for a step of serving: few tokens, where calls of operators are what takes the time."""
-    if len(x_ND) <= _EVERY_EXPERT_UP_TO and experts_NK.numel() >= 2 * len(down_EDF):
+    """What `_Experts` computes, for a step of serving: at most `FEW_ROWS` tokens, and no gradient."""
+    experts, each = len(down_EDF), experts_NK.shape[1]
+    if 2 * experts <= experts_NK.numel() and experts <= _EVERY_EXPERT_FOR * each:
         return _every_expert(x_ND, weights_NK, experts_NK, gate_up_E2FD, down_EDF)
-    order_S, inverse_NK, counts_E = sort_by_expert(experts_NK, down_EDF.shape[0])
+    order_S, inverse_NK, counts_E = sort_by_expert(experts_NK, experts)
     chosen = [(expert, count) for expert, count in enumerate(counts_E.tolist()) if count]
     sizes = [count for _, count in chosen]
-    rows_SD = x_ND.index_select(0, order_S // experts_NK.shape[1])
-    pairs_S2F = x_ND.new_empty(len(order_S), 2 * down_EDF.shape[2])
-    for (expert, _), rows, pair in zip(chosen, rows_SD.split(sizes), pairs_S2F.split(sizes), strict=True):
-        torch.mm(rows, gate_up_E2FD[expert].flatten(0, 1).T, out=pair)
-    gate, up = pairs_S2F.chunk(2, -1)
-    hidden_SF = F.silu(gate).mul_(up).mul_(weights_NK.flatten()[order_S].unsqueeze(1).to(x_ND.dtype))
-    for (expert, _), hidden, out in zip(chosen, hidden_SF.split(sizes), rows_SD.split(sizes), strict=True):
-        torch.mm(hidden, down_EDF[expert].T, out=out)
-    return F.embedding_bag(inverse_NK, rows_SD, mode="sum")
+    rows_SD = x_ND.index_select(0, order_S // each).split(sizes)
+    pairs = [
+        columns(x_nD, gate_up_E2FD[expert].flatten(0, 1)) for (expert, _), x_nD in zip(chosen, rows_SD, strict=True)
+    ]
+    gate_FS, up_FS = torch.cat(pairs, 1).chunk(2)
+    hidden_FS = F.silu(gate_FS).mul_(up_FS).mul_(weights_NK.flatten()[order_S].to(x_ND.dtype))
+    hidden_SF = hidden_FS.T.contiguous().split(sizes)
+    outs = [columns(hidden_nF, down_EDF[expert]) for (expert, _), hidden_nF in zip(chosen, hidden_SF, strict=True)]
+    return F.embedding_bag(inverse_NK, torch.cat(outs, 1).T.contiguous(), mode="sum")
 
 
 def _every_expert(
     x_ND: Tensor, weights_NK: Tensor, experts_NK: Tensor, gate_up_E2FD: Tensor, down_EDF: Tensor
 ) -> Tensor:
     """The same by two products over all experts, of which those not chosen weigh nothing."""
-    pairs_NE2F = F.linear(x_ND, gate_up_E2FD.flatten(0, 2)).view(len(x_ND), *gate_up_E2FD.shape[:3])
-    weights_NE = x_ND.new_zeros(len(x_ND), len(down_EDF)).scatter_(1, experts_NK, weights_NK.to(x_ND.dtype))
-    hidden_NEF = F.silu(pairs_NE2F[:, :, 0]).mul_(pairs_NE2F[:, :, 1]).mul_(weights_NE.unsqueeze(-1))
-    return torch.bmm(hidden_NEF.transpose(0, 1), down_EDF.mT).sum(0)
+    experts = len(down_EDF)
+    pairs_E2FN = torch.bmm(gate_up_E2FD.flatten(1, 2), x_ND.T.expand(experts, -1, -1))
+    gate_EFN, up_EFN = pairs_E2FN.chunk(2, 1)
+    weights_NE = x_ND.new_zeros(len(x_ND), experts).scatter_(1, experts_NK, weights_NK.to(x_ND.dtype))
+    hidden_EFN = F.silu(gate_EFN).mul_(up_EFN).mul_(weights_NE.T.unsqueeze(1))
+    return torch.bmm(down_EDF, hidden_EFN).sum(0).T.contiguous()
 
 
 class ToExperts(torch.autograd.Function):
@@ -222,7 +224,7 @@ class Dense(nn.Module):
         super().__init__()
         self.gate_up = nn.Parameter(torch.empty(2, width, hidden))
         self.down = nn.Parameter(torch.empty(hidden, width))
-        self.product: Callable[[Tensor, Tensor], Tensor] = F.linear  # `hanse.parallel.float8` puts another here
+        self.product: Callable[[Tensor, Tensor], Tensor] = product  # `hanse.parallel.float8` puts another here
 
     def forward(self, x_ND: Tensor) -> Tensor:
         pair_N2F = self.product(x_ND, self.gate_up.flatten(0, 1))
@@ -306,7 +308,7 @@ def compute_experts(x_ND: Tensor, routing: Routing, gate_up_E2FD: Tensor, down_E
     # CUDA has a grouped kernel for bfloat16; on a CPU the loop is faster, because an expert's rows stay in cache.
     if x.is_cuda and x.dtype == torch.bfloat16:
         compute = _grouped
-    elif torch.is_grad_enabled() or len(x) > _FEW_TOKENS:
+    elif torch.is_grad_enabled() or len(x) > FEW_ROWS:
         compute = _Experts.apply
     else:
         compute = infer_experts

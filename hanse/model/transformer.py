@@ -25,6 +25,7 @@ from hanse.model.config import ApertusConfig, Config, ModelConfig
 from hanse.model.documents import Layout
 from hanse.model.moe import Dense, Experts, Router
 from hanse.model.norm import RMSNorm
+from hanse.model.product import product
 from hanse.model.rotation import rotation
 
 
@@ -85,12 +86,12 @@ class MultiTokenBlock(nn.Module):
 
     def forward(self, hidden_ND: Tensor, embedded_ND: Tensor, turns_NR: Tensor, layout: Layout) -> Tensor:
         both = torch.cat((self.enorm(embedded_ND), self.hnorm(hidden_ND)), -1)
-        return self.norm(self.block(self.eh_proj(both), turns_NR, layout))
+        return self.norm(self.block(product(both, self.eh_proj.weight), turns_NR, layout))
 
     def extend(self, hidden_ND: Tensor, embedded_ND: Tensor, turns_NR: Tensor, past: View, *, layer: int) -> Tensor:
         """The same for tokens that have a past."""
         both = torch.cat((self.enorm(embedded_ND), self.hnorm(hidden_ND)), -1)
-        return self.norm(self.block.extend(self.eh_proj(both), turns_NR, past, layer=layer))
+        return self.norm(self.block.extend(product(both, self.eh_proj.weight), turns_NR, past, layer=layer))
 
 
 class Transformer(nn.Module):
@@ -208,7 +209,7 @@ class Transformer(nn.Module):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Float32 scores (..., V) over the vocabulary for hidden states (..., D) of `forward`."""
-        return F.linear(hidden, self.head_VD).float()
+        return product(hidden, self.head_VD).float()
 
     @torch.no_grad()
     def init_weights(self, generator: torch.Generator | None = None) -> Transformer:

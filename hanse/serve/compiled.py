@@ -1,8 +1,9 @@
 """The step of serving in which every text gets one token, compiled: hundreds of short operators become a few.
 
 A small model spends its time on calls of operators, not on arithmetic. Two graphs are made, for one text and for
-several, each once and for all lengths. What is computed is what `Transformer.extend` computes, in another order of
-sums, so a draw between two equally likely tokens may fall the other way.
+several, each once and for all lengths; from more texts than `FEW_ROWS` on arithmetic is what counts, and none is made.
+What is computed is what `Transformer.extend` computes, in another order of sums, so a draw between two equally likely
+tokens may fall the other way.
 
 Legend: B texts, M blocks of a text, S places that they see, X numbers of a token and layer, N = B tokens, D hidden,
 K experts a token, E experts, F expert width.
@@ -20,6 +21,7 @@ from torch import Tensor
 from hanse.model.apertus import ApertusBlock
 from hanse.model.cache import Group, Pool, View
 from hanse.model.moe import RoutedExperts, Routing, compute_experts, infer_experts
+from hanse.model.product import FEW_ROWS
 from hanse.model.transformer import Block, Transformer
 
 #: Tables of fewer blocks are filled up: a size of 1 would be another graph, and 2 that of two texts.
@@ -54,7 +56,7 @@ class CompiledStep:
         """Hidden states (B, D) after the final norm, the new tokens being written into the pool.
 
         Args:
-            tokens: the new one of each text.
+            tokens: the new one of each text; at most `FEW_ROWS`.
             texts: tokens that each has already, at least 1; its blocks; and the first place that may be written.
         """
         device, size = self._pool.device, self._pool.block
@@ -71,7 +73,7 @@ class CompiledStep:
         torch._dynamo.mark_dynamic(blocks_BM, 1)
         if len(texts) > 1:
             for values in (tokens_B, starts_B, turns_BR2, blocks_BM):
-                torch._dynamo.mark_dynamic(values, 0)
+                torch._dynamo.mark_dynamic(values, 0, min=2, max=FEW_ROWS)
         hidden_BD, written = self._compute(tokens_B, starts_B, turns_BR2, blocks_BM)
         for held, values_BX in zip(self._pool.held, written, strict=False):  # the multi-token block's comes last
             held.index_copy_(0, places_B, values_BX.to(held.dtype))

@@ -29,6 +29,7 @@ from hanse.errors import InputError
 from hanse.model import hf
 from hanse.model.cache import Pool, View
 from hanse.model.foreign import ForeignModel
+from hanse.model.product import FEW_ROWS
 from hanse.model.transformer import Transformer
 from hanse.runtime import Runtime
 from hanse.serve.grammar import compile_schema
@@ -249,7 +250,8 @@ class Engine:
             for (count, _), members in groups.items()
         ]
         records_routes = any(part.sequence.request.records_routes for part in due)
-        if self._compiled is not None and list(groups) == [(1, False)] and not records_routes:
+        is_one_each = list(groups) == [(1, False)] and len(tokens) <= FEW_ROWS
+        if self._compiled is not None and is_one_each and not records_routes:
             hidden_ND = self._compiled(tokens, parts[0][1])
         else:
             with self._recorder.listening(records_routes):

@@ -12,8 +12,10 @@ import torch
 from tokenizers import Tokenizer
 
 from hanse.errors import InputError
+from hanse.model import product
 from hanse.model.cache import View
 from hanse.model.config import ApertusConfig, ModelConfig
+from hanse.model.product import FEW_ROWS
 from hanse.model.transformer import Transformer
 from hanse.runtime import Runtime
 from hanse.serve.compiled import CompiledStep
@@ -26,6 +28,12 @@ pytestmark = [
 ]
 CPU = Runtime(device=torch.device("cpu"))
 BLOCK = 4
+
+
+@pytest.fixture(autouse=True)
+def _no_graphs_of_earlier_tests() -> None:
+    """The compiler keeps some eight graphs of one function in a process; an engine needs two."""
+    torch._dynamo.reset()
 
 
 def made(family: str, model: Transformer) -> Transformer:
@@ -42,9 +50,14 @@ def made(family: str, model: Transformer) -> Transformer:
     return Transformer(config).init_weights(torch.Generator().manual_seed(5)).eval()
 
 
+@pytest.mark.parametrize("weights", ["small", "large"])
 @pytest.mark.parametrize("family", ["experts", "apertus"])
 @torch.inference_mode()
-def test_a_compiled_step_gives_and_writes_what_the_plain_one_does(family: str, model: Transformer) -> None:
+def test_a_compiled_step_gives_and_writes_what_the_plain_one_does(
+    family: str, weights: str, model: Transformer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if weights == "large":
+        monkeypatch.setattr(product, "_LARGE", 1)
     network = made(family, model)
     blocks = [[9, 2, 14, 5], [3, 4, 6, 7], [11, 12, 8, 1]]
     draw = random.Random(1)
@@ -72,6 +85,27 @@ def test_answers_of_a_compiled_engine_are_those_of_a_plain_one(model: Transforme
     prompts = [[draw.randrange(256) for _ in range(draw.randrange(1, 40))] for _ in range(6)]
     plain = Engine(network, tokenizer, CPU).complete(prompts, max_tokens=20)
     assert Engine(network, tokenizer, CPU, compiles=True).complete(prompts, max_tokens=20) == plain
+
+
+def test_more_texts_than_a_graph_takes_get_the_plain_step(
+    model: Transformer, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken: list[int] = []
+    compute = CompiledStep.__call__
+
+    def watch(step: CompiledStep, tokens: Any, texts: Any) -> torch.Tensor:
+        taken.append(len(tokens))
+        return compute(step, tokens, texts)
+
+    monkeypatch.setattr(CompiledStep, "__call__", watch)
+    network = made("experts", model)
+    limits = [4 + row // 4 for row in range(FEW_ROWS + 8)]
+    prompts = [[row + 1, 7, 5] for row in range(len(limits))]
+    plain = Engine(network, tokenizer, CPU).complete(prompts, max_tokens=limits)
+    torch._dynamo.utils.counters.clear()
+    assert Engine(network, tokenizer, CPU, compiles=True).complete(prompts, max_tokens=limits) == plain
+    assert max(taken) == FEW_ROWS
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 2
 
 
 def test_a_place_that_others_read_is_not_written(model: Transformer) -> None:
