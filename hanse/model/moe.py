@@ -133,7 +133,7 @@ def infer_experts(
 ) -> Tensor:
     """What `_Experts` computes, for a step of serving: at most `FEW_ROWS` tokens, and no gradient."""
     experts, each = len(down_EDF), experts_NK.shape[1]
-    if 2 * experts <= experts_NK.numel() and experts <= _EVERY_EXPERT_FOR * each:
+    if experts <= experts_NK.numel() and experts <= _EVERY_EXPERT_FOR * each:
         return _every_expert(x_ND, weights_NK, experts_NK, gate_up_E2FD, down_EDF)
     order_S, inverse_NK, counts_E = sort_by_expert(experts_NK, experts)
     chosen = [(expert, count) for expert, count in enumerate(counts_E.tolist()) if count]
