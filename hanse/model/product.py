@@ -34,7 +34,9 @@ def product(x_NI: Tensor, weight_OI: Tensor) -> Tensor:
 
 
 def columns(x_NI: Tensor, weight_OI: Tensor) -> Tensor:
-    """`weight @ x.T`, (O, N), by pieces of the weight."""
+    """`weight @ x.T`, (O, N), on a CPU by pieces of the weight."""
+    if weight_OI.device.type != "cpu":
+        return weight_OI @ x_NI.T
     outputs, inputs = weight_OI.shape
     pieces = math.gcd(outputs, _PIECES)
     x_PIN = x_NI.contiguous().T.expand(pieces, inputs, len(x_NI))
