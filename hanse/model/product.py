@@ -40,4 +40,4 @@ def columns(x_NI: Tensor, weight_OI: Tensor) -> Tensor:
     outputs, inputs = weight_OI.shape
     pieces = math.gcd(outputs, _PIECES)
     x_PIN = x_NI.contiguous().T.expand(pieces, inputs, len(x_NI))
-    return torch.bmm(weight_OI.view(pieces, -1, inputs), x_PIN).view(outputs, len(x_NI))
+    return torch.bmm(weight_OI.reshape(pieces, -1, inputs), x_PIN).view(outputs, len(x_NI))
