@@ -4,16 +4,19 @@ One step is forward, next-token loss, backward and a fused AdamW step, over real
 into rows and kept apart, by our layout here, by position ids there. Each contender lives in a process of its own; the
 processes take turns (A B C A B C ...), so that a busy neighbour hits all alike, and medians are compared. Wall seconds
 decide; CPU seconds stand beside them, because on a shared machine they are the steadier of the two. The share of this
-machine's matrix rate is of one product as training has it, measured in each contender's process.
+machine's matrix rate is of one product as training has it, measured in each contender's process; it counts the
+operations that the model needs, attention within documents alone.
 
-    python bench/train_cpu.py [--config experts-16 experts-64 dense] [--rows-alone] [--rounds 7] [--threads 2]
-                              [--skip-compile] [--corpus ../shared/corpus] [--output bench/results/train_cpu.json]
+    python bench/train_cpu.py [--config experts-16 experts-64 dense] [--lengths 512 2048] [--rows-alone]
+                              [--rounds 7] [--threads 2] [--skip-compile] [--corpus ../shared/corpus]
+                              [--output bench/results/train_cpu.json]
 """
 
 from __future__ import annotations
 
 import argparse
 import gzip
+import itertools
 import json
 import os
 import re
@@ -24,13 +27,12 @@ import sys
 import tempfile
 import time
 from dataclasses import replace
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import conditions
 
-ROWS, LENGTH, BATCHES, VOCABULARY = 8, 512, 4, 8192
+TOKENS, BATCHES, VOCABULARY = 4096, 4, 8192  # a step's tokens, in rows of --lengths
 # (name, whose, settings). transformers offers three ways through its experts; batched_mm is some 30 times slower.
 CONTENDERS: list[tuple[str, str, dict[str, Any]]] = [
     ("hanse, eager", "hanse", {}),
@@ -72,19 +74,20 @@ def sizes(config: str = "experts-16"):
     return experts.check()
 
 
-def prepare(folder: Path, corpus: Path, config: str, *, is_packed: bool) -> None:
-    """Weights, and batches of real text: token ids and the number of each token's document, (BATCHES, ROWS, LENGTH)."""
+def prepare(folder: Path, corpus: Path, config: str, length: int, *, is_packed: bool) -> None:
+    """Weights, and batches of real text: token ids and the number of each token's document, (BATCHES, rows, length)."""
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
     from hanse.model import hf
     from hanse.model.transformer import Transformer
 
-    hf.save(Transformer(sizes(config)).init_weights(torch.Generator().manual_seed(0)), folder)
+    model = Transformer(replace(sizes(config), max_position_embeddings=length))
+    hf.save(model.init_weights(torch.Generator().manual_seed(0)), folder)
     texts = []
     for path in sorted(corpus.glob("*.jsonl.gz")):
         with gzip.open(path, "rt", encoding="utf-8") as lines:
-            texts += [json.loads(line)["text"] for line in islice(lines, 12)]
+            texts += [json.loads(line)["text"] for line in itertools.islice(lines, 12)]
     texts = [texts[number] for number in torch.randperm(len(texts), generator=torch.Generator().manual_seed(0))]
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -99,8 +102,8 @@ def prepare(folder: Path, corpus: Path, config: str, *, is_packed: bool) -> None
         found = tokenizer.encode(text[:8_000]).ids
         ids += found
         documents += [number] * len(found)
-    shape = (BATCHES, ROWS, LENGTH)
-    count = BATCHES * ROWS * LENGTH
+    shape = (BATCHES, TOKENS // length, length)
+    count = BATCHES * TOKENS
     tokens, places = torch.tensor(ids[:count]).view(shape), torch.tensor(documents[:count]).view(shape)
     torch.save(
         {"tokens": tokens, "documents": places if is_packed else torch.zeros_like(places)}, folder / "batches.pt"
@@ -134,11 +137,26 @@ def work(whose: str, settings: dict[str, Any], folder: Path, threads: int) -> No
 
     first = timed(0)
     timed(1)
-    print(json.dumps({"first": first, "losses": losses, "matrix_rate": matrix_rate(dtype)}), flush=True)
+    context = visible(given["documents"])
+    print(
+        json.dumps({"first": first, "losses": losses, "matrix_rate": matrix_rate(dtype), "context": context}),
+        flush=True,
+    )
     for number, _ in enumerate(sys.stdin):
         report = timed(number + 2)
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         print(json.dumps(report | {"peak_mib": peak / 1024, "loss": losses[-1]}), flush=True)
+
+
+def visible(documents) -> int:
+    """Length of a token's part of its document in its row, mean over tokens; documents (batches, rows, length).
+
+    Causal attention over packed documents takes as many operations as over whole rows of this length.
+    """
+    lengths = [
+        part for row in documents.flatten(0, 1) for part in row.unique_consecutive(return_counts=True)[1].tolist()
+    ]
+    return round(sum(part * part for part in lengths) / sum(lengths))
 
 
 def _optimizer(model):
@@ -211,7 +229,7 @@ def matrix_rate(dtype, seconds: float = 0.5) -> float:
     """FLOP per second of one product as training has it, in the type of training."""
     import torch
 
-    left, right = (torch.randn(shape, dtype=dtype or torch.float32) for shape in ((ROWS * LENGTH, 256), (256, 1024)))
+    left, right = (torch.randn(shape, dtype=dtype or torch.float32) for shape in ((TOKENS, 256), (256, 1024)))
     left @ right
     began, rounds = time.perf_counter(), 0
     while time.perf_counter() - began < seconds:
@@ -239,12 +257,12 @@ def start(name: str, folder: Path, threads: int) -> subprocess.Popen[str]:
         )
 
 
-def measure(names: list[str], config: str, options: argparse.Namespace) -> dict[str, dict[str, Any]]:
+def measure(names: list[str], config: str, length: int, options: argparse.Namespace) -> dict[str, dict[str, Any]]:
     """Let all contenders take turns; returns a row for each."""
     rounds, threads = options.rounds, options.threads
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        prepare(folder, options.corpus, config, is_packed=not options.rows_alone)
+        prepare(folder, options.corpus, config, length, is_packed=not options.rows_alone)
         rows: dict[str, dict[str, Any]] = {}
         running: dict[str, subprocess.Popen[str]] = {}
         for name in names:
@@ -273,17 +291,19 @@ def summarise(row: dict[str, Any], config: str) -> dict[str, Any]:
     """Medians and spread of a contender's steps."""
     if "failed" in row:
         return row
-    tokens = ROWS * LENGTH
     wall = sorted(step["wall"] for step in row["steps"])
     cpu = [step["cpu"] for step in row["steps"]]
     median = statistics.median(wall)
     return {
         "name": row["name"],
-        "tokens_per_second": round(tokens / median, 1),
-        "tokens_per_second_slowest": round(tokens / wall[-1], 1),
-        "tokens_per_second_fastest": round(tokens / wall[0], 1),
-        "tokens_per_cpu_second": round(tokens / statistics.median(cpu), 1),
-        "share_of_matrix_rate": round(sizes(config).flop_per_token(LENGTH) * tokens / median / row["matrix_rate"], 3),
+        "tokens_per_second": round(TOKENS / median, 1),
+        "tokens_per_second_slowest": round(TOKENS / wall[-1], 1),
+        "tokens_per_second_fastest": round(TOKENS / wall[0], 1),
+        "tokens_per_cpu_second": round(TOKENS / statistics.median(cpu), 1),
+        "visible_context": row["context"],
+        "share_of_matrix_rate": round(
+            sizes(config).flop_per_token(row["context"]) * TOKENS / median / row["matrix_rate"], 3
+        ),
         "wall_seconds": [round(step["wall"], 3) for step in row["steps"]],
         "peak_memory_mib": round(max(step["peak_mib"] for step in row["steps"])),
         # Above a step's time, the first call is compilation.
@@ -321,13 +341,13 @@ def compare(rows: dict[str, dict[str, Any]], config: str) -> dict[str, Any]:
     }
 
 
-def setting(options: argparse.Namespace) -> dict[str, Any]:
+def setting(length: int, options: argparse.Namespace) -> dict[str, Any]:
     """Under which all of it was measured."""
     return conditions.conditions("torch", "transformers", threads=options.threads) | {
         "what": "forward, next-token loss, backward and fused AdamW step; wall seconds, median of interleaved steps",
         "fast_bf16": has_fast_bf16(),
         "dtype": "bfloat16 autocast" if has_fast_bf16() else "float32",
-        "batch": [ROWS, LENGTH],
+        "batch": [TOKENS // length, length],
         "text": "one document a row" if options.rows_alone else "documents packed into rows and kept apart",
         "seed": 0,
         "rounds": options.rounds,
@@ -364,6 +384,8 @@ def show(config: str, result: dict[str, Any]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", nargs="+", choices=CONFIGS, default=list(CONFIGS))
+    lengths = (512, 1024, 2048, 4096)
+    parser.add_argument("--lengths", nargs="+", type=int, choices=lengths, default=[512, 2048], help="tokens of a row")
     parser.add_argument("--rows-alone", action="store_true", help="one document a row instead of packed documents")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
@@ -378,14 +400,15 @@ def main() -> None:
         work(whose, settings, options.folder, options.threads)
         return
     stored = json.loads(options.output.read_text(encoding="utf-8")) if options.output.exists() else {}
-    for config in options.config:
+    for config, length in itertools.product(options.config, options.lengths):
         dense = config == "dense"  # experts make no difference there
         names = [
             name for name, _, settings in CONTENDERS
             if not (options.skip_compile and settings.get("compile")) and not (dense and "grouped_mm" in name)
         ]  # fmt: skip
-        stored[config] = setting(options) | compare(measure(names, config, options), config)
-        show(config, stored[config])
+        title = f"{config}, rows of {length}"
+        stored[title] = setting(length, options) | compare(measure(names, config, length, options), config)
+        show(title, stored[title])
         conditions.store(stored, options.output)
 
 
