@@ -238,17 +238,18 @@ def matrix_rate(dtype, seconds: float = 0.5) -> float:
     return rounds * 2 * left.shape[0] * left.shape[1] * right.shape[1] / (time.perf_counter() - began)
 
 
-def start(name: str, folder: Path, threads: int) -> subprocess.Popen[str]:
+def start(name: str, folder: Path, options: argparse.Namespace) -> subprocess.Popen[str]:
     """Start a contender's process; its log goes beside the weights."""
-    environment = os.environ | {"OMP_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1"}
+    environment = os.environ | {"OMP_NUM_THREADS": str(options.threads), "HF_HUB_OFFLINE": "1"}
     # OpenMP's own waiting policy: it spins, which both sides need (LOG.md), and is asleep when another's turn comes.
     for policy in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"):
         environment.pop(policy, None)
     # A cache of its own, so that the compile time is that of a first run. No blanks: the C++ compiler splits there.
     environment["TORCHINDUCTOR_CACHE_DIR"] = str(folder / re.sub(r"\W+", "-", name))
     with (folder / f"{name}.log").open("w", encoding="utf-8") as log:
+        told = ("--folder", folder, "--threads", options.threads, "--corpus", options.corpus)
         return subprocess.Popen(
-            [sys.executable, __file__, "--worker", name, "--folder", str(folder), "--threads", str(threads)],
+            [sys.executable, __file__, "--worker", name, *map(str, told)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=log,
@@ -259,7 +260,6 @@ def start(name: str, folder: Path, threads: int) -> subprocess.Popen[str]:
 
 def measure(names: list[str], config: str, length: int, options: argparse.Namespace) -> dict[str, dict[str, Any]]:
     """Let all contenders take turns; returns a row for each."""
-    rounds, threads = options.rounds, options.threads
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         prepare(folder, options.corpus, config, length, is_packed=not options.rows_alone)
@@ -267,14 +267,14 @@ def measure(names: list[str], config: str, length: int, options: argparse.Namesp
         running: dict[str, subprocess.Popen[str]] = {}
         for name in names:
             print(f"preparing {name} ...", file=sys.stderr, flush=True)
-            process = start(name, folder, threads)
+            process = start(name, folder, options)
             line = process.stdout.readline() if process.stdout else ""
             if line:
                 running[name], rows[name] = process, {"name": name, **json.loads(line), "steps": []}
             else:
                 log = (folder / f"{name}.log").read_text(encoding="utf-8").strip().splitlines()
                 rows[name] = {"name": name, "failed": log[-1][:200] if log else f"exit code {process.wait()}"}
-        for _ in range(rounds):
+        for _ in range(options.rounds):
             for name, process in running.items():
                 assert process.stdin and process.stdout
                 process.stdin.write("\n")
@@ -316,6 +316,8 @@ def summarise(row: dict[str, Any], config: str) -> dict[str, Any]:
 def best(rows: dict[str, dict[str, Any]], whose: str) -> dict[str, Any]:
     """The contender of one side with the most tokens per second."""
     mine = [row for row in rows.values() if row["name"].startswith(whose) and "failed" not in row]
+    if not mine:
+        sys.exit("\n".join(f"{row['name']}: {row['failed']}" for row in rows.values() if "failed" in row))
     return max(mine, key=lambda row: row["tokens_per_second"])
 
 
