@@ -18,18 +18,20 @@ from typing import Any
 from hanse.store.record import where_it_ran
 
 ROOT = Path(__file__).resolve().parents[1]
+CORPUS = "HANSE_BENCH_CORPUS"
 RESULTS = ROOT / "bench" / "results"
 
 
 def add_corpus(parser: argparse.ArgumentParser) -> None:
-    """Add `--corpus`, which has to be a folder with text."""
-    default = str(ROOT.parent / "shared" / "corpus")  # a text, so that it is checked too
+    """Add `--corpus`, which has to be a folder with text; processes that the benchmark starts take the same."""
+    default = os.environ.get(CORPUS, str(ROOT.parent / "shared" / "corpus"))  # a text, so that it is checked too
     parser.add_argument("--corpus", type=_corpus, default=default, help="folder of SOURCE.LANGUAGE.jsonl.gz files")
 
 
 def _corpus(text: str) -> Path:
     if not any(Path(text).glob("*.jsonl.gz")):
         raise argparse.ArgumentTypeError(f"{text}: no .jsonl.gz files; name a corpus, see bench/README.md")
+    os.environ[CORPUS] = str(Path(text).resolve())
     return Path(text)
 
 

@@ -2,11 +2,12 @@
 
 One step is forward, next-token loss, backward and a fused AdamW step, on random weights of the same shapes and the same
 random tokens, each contender in a process of its own. One that does not fit gets half the tokens, and half again; the
-row says how many. "hanse, whole step" is what training does: Muon, clipping, counting, balancing.
+row says how many. "hanse, whole step" is what training does: Muon, clipping, counting, balancing; "documents" packs
+documents of about 600 tokens into rows, where the others have one in a row.
 
 MFU is tokens/s x FLOP per token / peak: FLOP per token as `flop_per_token` counts them (6 for each number in a matrix
-product with the token, attention over half the sequence, nothing that is computed twice), peak the dense bfloat16 rate
-that the vendor names, for float8 too. Beside it stands what one large bfloat16 product reaches here.
+product with the token, attention over half the document, nothing that is computed twice), peak the dense bfloat16
+rate that the vendor names, for float8 too. Beside it stands what one large bfloat16 product reaches here.
 
     python bench/gpu.py [--config dense-300M dense-1B experts-300M experts-1B] [--only CONTENDER ...] [--steps 20]
                         [--micro 16384] [--output bench/results/gpu.json]
@@ -49,6 +50,7 @@ CONTENDERS: dict[str, dict[str, Any]] = {
     "hanse": {},
     "hanse, compiled": {"compile": True},
     "hanse, float8, compiled": {"compile": True, "float8": True},
+    "hanse, documents, compiled": {"compile": True, "document_tokens": 600},
     "hanse, whole step": {"whole": True, "compile": True},
     "transformers": {"whose": "transformers"},
     "transformers, compiled": {"whose": "transformers", "compile": True},
@@ -68,6 +70,7 @@ def sizes(config: str):
 def run(job: dict[str, Any]) -> dict[str, Any]:
     """Measure one contender in this process."""
     import torch
+    from train_cpu import visible
 
     from hanse.runtime import Runtime
 
@@ -78,21 +81,22 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
     length = config.max_position_embeddings
     rows = max(1, job["micro"] // length)
     draw = torch.Generator().manual_seed(0)
-    batches = [torch.randint(config.vocab_size, (rows, length), generator=draw) for _ in range(4)]
+    batches = [_batch(config, rows, length, job.get("document_tokens"), draw) for _ in range(4)]
+    context = round(statistics.mean(visible(documents_BT.unsqueeze(0)) for _, _, documents_BT in batches))
     rate = _matrix_rate(runtime)
     step = (_theirs if job.get("whose") else _ours)(job, config, runtime)
     times: list[float] = []
     for number in range(job["steps"] + WARM_UP):
         runtime.synchronize()
         began = time.perf_counter()
-        step(batches[number % len(batches)])
+        step(*batches[number % len(batches)])
         runtime.synchronize()
         times.append(time.perf_counter() - began)
     seconds = sorted(times[WARM_UP:])
     per_second = rows * length / statistics.median(seconds)
     return {
         "tokens_per_second": per_second, "slowest": rows * length / seconds[-1], "fastest": rows * length / seconds[0],
-        "first_seconds": times[0], "flop_per_second": per_second * config.flop_per_token(length),
+        "first_seconds": times[0], "flop_per_second": per_second * config.flop_per_token(context),
         "matrix_flop_per_second": rate, "memory_bytes": runtime.peak_memory_bytes(),
         "device": runtime.describe()["device_name"], "parameters": config.parameters(),
         "active": config.active_parameters(),
@@ -120,7 +124,7 @@ def _matrix_rate(runtime, rounds: int = 30) -> float:
     return rate
 
 
-def _ours(job: dict[str, Any], config, runtime) -> Callable[[Any], None]:
+def _ours(job: dict[str, Any], config, runtime) -> Callable[..., None]:
     import torch
 
     from hanse.model.transformer import Transformer
@@ -144,8 +148,8 @@ def _ours(job: dict[str, Any], config, runtime) -> Callable[[Any], None]:
         return _whole(model, placed, runtime, ranks)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
 
-    def step(tokens_BT) -> None:
-        tokens_BT, targets_BT, documents_BT = (part.to(runtime.device) for part in _batch(tokens_BT))
+    def step(*batch) -> None:
+        tokens_BT, targets_BT, documents_BT = (part.to(runtime.device) for part in batch)
         with runtime.autocast():
             loss, _ = placed.objective(tokens_BT, targets_BT, documents_BT, with_mtp=False)
         (loss / tokens_BT.numel()).backward()
@@ -156,7 +160,7 @@ def _ours(job: dict[str, Any], config, runtime) -> Callable[[Any], None]:
     return step
 
 
-def _whole(model, placed, runtime, ranks) -> Callable[[Any], None]:
+def _whole(model, placed, runtime, ranks) -> Callable[..., None]:
     """A step as `hanse.train.loop` makes it."""
     from hanse.data.loader import Batch
     from hanse.recipe import Training
@@ -168,23 +172,28 @@ def _whole(model, placed, runtime, ranks) -> Callable[[Any], None]:
     optimizer = Optimizer(model, assign(model, settings), newton_schulz_dtype=runtime.dtype)
     whole = Step(placed.objective, optimizer, settings, runtime, ranks)
 
-    def step(tokens_BT) -> None:
-        whole.forward_backward([Batch(*_batch(tokens_BT))], step=0, mtp_weight=0.0)
+    def step(*batch) -> None:
+        whole.forward_backward([Batch(*batch)], step=0, mtp_weight=0.0)
         whole.clip()
         whole.move(0.01)
 
     return step
 
 
-def _batch(tokens_BT) -> tuple[Any, Any, Any]:
-    """Tokens, the token after each, and one document a row."""
+def _batch(config, rows: int, length: int, document_tokens: int | None, draw) -> tuple[Any, Any, Any]:
+    """Random tokens, the token after each, and the documents: one a row, or of so many tokens on average."""
     import torch
 
+    tokens_BT = torch.randint(config.vocab_size, (rows, length), generator=draw)
     targets_BT = torch.cat((tokens_BT[:, 1:], torch.full_like(tokens_BT[:, :1], -100)), 1)
-    return tokens_BT, targets_BT, torch.zeros_like(tokens_BT)
+    if document_tokens is None:
+        return tokens_BT, targets_BT, torch.zeros_like(tokens_BT)
+    documents_BT = (torch.rand(rows, length, generator=draw) < 1 / document_tokens).cumsum(1)
+    targets_BT[:, :-1].masked_fill_(documents_BT[:, 1:] != documents_BT[:, :-1], -100)
+    return tokens_BT, targets_BT, documents_BT
 
 
-def _theirs(job: dict[str, Any], config, runtime) -> Callable[[Any], None]:
+def _theirs(job: dict[str, Any], config, runtime) -> Callable[..., None]:
     import torch
     from transformers import DeepseekV3Config, DeepseekV3ForCausalLM
 
@@ -194,7 +203,7 @@ def _theirs(job: dict[str, Any], config, runtime) -> Callable[[Any], None]:
     if job.get("compile"):
         model.compile()
 
-    def step(tokens_BT) -> None:
+    def step(tokens_BT, *_: Any) -> None:
         tokens_BT = tokens_BT.to(runtime.device)
         with runtime.autocast():
             loss = model(input_ids=tokens_BT, labels=tokens_BT, use_cache=False).loss

@@ -238,18 +238,17 @@ def matrix_rate(dtype, seconds: float = 0.5) -> float:
     return rounds * 2 * left.shape[0] * left.shape[1] * right.shape[1] / (time.perf_counter() - began)
 
 
-def start(name: str, folder: Path, options: argparse.Namespace) -> subprocess.Popen[str]:
+def start(name: str, folder: Path, threads: int) -> subprocess.Popen[str]:
     """Start a contender's process; its log goes beside the weights."""
-    environment = os.environ | {"OMP_NUM_THREADS": str(options.threads), "HF_HUB_OFFLINE": "1"}
+    environment = os.environ | {"OMP_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1"}
     # OpenMP's own waiting policy: it spins, which both sides need (LOG.md), and is asleep when another's turn comes.
     for policy in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"):
         environment.pop(policy, None)
     # A cache of its own, so that the compile time is that of a first run. No blanks: the C++ compiler splits there.
     environment["TORCHINDUCTOR_CACHE_DIR"] = str(folder / re.sub(r"\W+", "-", name))
     with (folder / f"{name}.log").open("w", encoding="utf-8") as log:
-        told = ("--folder", folder, "--threads", options.threads, "--corpus", options.corpus)
         return subprocess.Popen(
-            [sys.executable, __file__, "--worker", name, *map(str, told)],
+            [sys.executable, __file__, "--worker", name, "--folder", str(folder), "--threads", str(threads)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=log,
@@ -267,7 +266,7 @@ def measure(names: list[str], config: str, length: int, options: argparse.Namesp
         running: dict[str, subprocess.Popen[str]] = {}
         for name in names:
             print(f"preparing {name} ...", file=sys.stderr, flush=True)
-            process = start(name, folder, options)
+            process = start(name, folder, options.threads)
             line = process.stdout.readline() if process.stdout else ""
             if line:
                 running[name], rows[name] = process, {"name": name, **json.loads(line), "steps": []}

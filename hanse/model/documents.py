@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from hanse.model import varlen
 from hanse.model.rotation import rotate
 
 # Scores of one piece of work, in numbers: a piece of 1 MiB stays near the cores; 4 and 16 MiB were slower on AVX2.
@@ -44,6 +45,7 @@ class Layout:
         inverse_N: packed index of each flat (B, T) token, or None.
         places_P: packed token of each place of the groups, a document's last one where filled, or None where P = N.
         real_N: place of each packed token, or None.
+        bounds: first packed token of each document, and N, int32; or None where all have one length.
     """
 
     groups: tuple[tuple[int, int], ...]
@@ -52,6 +54,7 @@ class Layout:
     inverse_N: Tensor | None = None
     places_P: Tensor | None = None
     real_N: Tensor | None = None
+    bounds: Tensor | None = None
 
     @classmethod
     @torch.compiler.disable
@@ -104,13 +107,14 @@ def _pack(documents_BT: Tensor) -> Layout:
     filled = _filled(lengths)
     sizes, counts = torch.unique_consecutive(filled, return_counts=True)
     groups = tuple(zip(counts.tolist(), sizes.tolist(), strict=True))
+    bounds = F.pad(lengths.cumsum(0, dtype=torch.int32), (1, 0)) if len(groups) > 1 else None
     if torch.equal(filled, lengths):
-        return Layout(groups, positions_N, order_N, inverse_N)
+        return Layout(groups, positions_N, order_N, inverse_N, bounds=bounds)
     firsts = filled.cumsum(0) - filled
     steps_P = torch.arange(int(filled.sum()), device=device) - firsts.repeat_interleave(filled)
     places_P = begins.repeat_interleave(filled) + torch.minimum(steps_P, (lengths - 1).repeat_interleave(filled))
     real_N = firsts.repeat_interleave(lengths) + positions_N
-    return Layout(groups, positions_N, order_N, inverse_N, places_P, real_N)
+    return Layout(groups, positions_N, order_N, inverse_N, places_P, real_N, bounds)
 
 
 def _filled(lengths: Tensor) -> Tensor:
@@ -210,17 +214,22 @@ def attend_documents(
 def _fused_attention(
     query_NHQ: Tensor, expanded_NHW: Tensor, rope_NR: Tensor, turns_NR: Tensor, layout: Layout
 ) -> Tensor:
-    """What `_DocumentAttention` computes, with torch's fused kernel, one call for each group."""
-    query_NHQ, expanded_NHW, rope_NR, turns_NR = layout.fill(query_NHQ, expanded_NHW, rope_NR, turns_NR)
+    """What `_DocumentAttention` computes, with torch's fused kernels: one for all lengths, or a call for each group."""
     rope = rope_NR.shape[1]
     nope = query_NHQ.shape[2] - rope
+    width = expanded_NHW.shape[2] - nope
+    bounds = layout.bounds if width <= query_NHQ.shape[2] and varlen.serves(query_NHQ) else None
+    if bounds is None:
+        query_NHQ, expanded_NHW, rope_NR, turns_NR = layout.fill(query_NHQ, expanded_NHW, rope_NR, turns_NR)
     turns = turns_NR.unsqueeze(1)
     key_rope = rotate(rope_NR.unsqueeze(1), turns).expand(-1, query_NHQ.shape[1], -1)
     query = torch.cat((query_NHQ[..., :nope], rotate(query_NHQ[..., nope:], turns)), -1)
     key = torch.cat((expanded_NHW[..., :nope], key_rope.to(query.dtype)), -1)
     # Kernels want values as wide as keys: with other widths SDPA falls silently to the quadratic path.
-    width = expanded_NHW.shape[2] - nope
     value = F.pad(expanded_NHW[..., nope:], (0, max(0, query.shape[2] - width)))
+    if bounds is not None:
+        longest = max(length for _, length in layout.groups)
+        return varlen.attend(query, key, value, bounds, longest)[..., :width]
     outs, begin = [], 0
     for documents, length in layout.groups:
         end = begin + documents * length

@@ -1,0 +1,133 @@
+"""Attention by torch's kernel for variable lengths: what we hand it, and when it is trusted.
+
+The kernel runs on GPUs alone. Elsewhere one with its arguments, written out below, stands in for it where the question
+is what it is given; the last test asks the real one and needs a GPU.
+"""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from hanse.model import documents, varlen
+from hanse.model.loss import next_token_loss
+
+from .sizes import model_of, tokens_of
+
+KERNEL = "torch.nn.attention.varlen.varlen_attn"
+HERE = (torch.device("cpu"), torch.bfloat16, 16)
+DOCUMENTS = torch.tensor([[0] * 21 + [1] * 9, [4] * 30, [1] * 15 + [2] * 15, [5] * 1 + [6] * 29])
+
+
+def by_window(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, *, window_size=(-1, -1)):
+    """As torch 2.12 and 2.13 have it."""
+    return spelled_out(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, is_causal=window_size == (-1, 0))
+
+
+def spelled_out(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, is_causal=False):
+    """As torch 2.10 had it; and what the kernel asks for."""
+    assert cu_seq_q.dtype == cu_seq_k.dtype == torch.int32
+    assert query.shape == key.shape == value.shape
+    assert cu_seq_q[-1] == cu_seq_k[-1] == len(query)
+    lengths = cu_seq_q.diff().tolist()
+    assert max(lengths) <= max_q == max_k
+    parts = zip(*(x.split(lengths) for x in (query, key, value)), strict=True)
+    return torch.cat(
+        [
+            F.scaled_dot_product_attention(*(x.transpose(0, 1) for x in part), is_causal=is_causal).transpose(0, 1)
+            for part in parts
+        ]
+    )
+
+
+@pytest.fixture(autouse=True)
+def asked_anew():
+    varlen.agrees.cache_clear()
+    yield
+    varlen.agrees.cache_clear()
+
+
+def trained(model, compute, monkeypatch):
+    """Hidden states and the gradients of all parameters."""
+    monkeypatch.setattr("hanse.model.attention.attend_documents", compute)
+    model.zero_grad()
+    tokens = tokens_of(*DOCUMENTS.shape)
+    hidden = model(tokens, DOCUMENTS)
+    total, count = next_token_loss(model, hidden, tokens.roll(-1, 1))
+    (total / count).backward()
+    return [hidden.detach(), *(parameter.grad.clone() for parameter in model.parameters())]
+
+
+@pytest.mark.parametrize("kernel", [by_window, spelled_out])
+@pytest.mark.parametrize("variant", [{}, {"v_head_dim": 16}], ids=["narrow values", "wide values"])
+def test_the_kernel_is_given_what_gives_the_same_training(monkeypatch, kernel, variant):
+    model, calls = model_of(variant), []
+    expected = trained(model, lambda *x: documents._DocumentAttention.apply(*x), monkeypatch)
+    monkeypatch.setattr(KERNEL, kernel)
+    monkeypatch.setattr(varlen, "serves", lambda query: calls.append(query) or True)
+    found = trained(model, documents._fused_attention, monkeypatch)
+    # Values wider than keys are not for the kernel.
+    assert len(calls) == (0 if variant else model.config.num_hidden_layers)
+    for ours, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(ours, other, atol=1e-5, rtol=1e-3)
+
+
+def test_documents_of_one_length_need_no_bounds():
+    whole = torch.zeros(4, 8, dtype=torch.int64)
+    assert documents.Layout.of(whole, whole).bounds is None
+    assert documents.Layout.of(DOCUMENTS, DOCUMENTS).bounds.tolist() == [0, 1, 10, 25, 40, 61, 90, 120]
+
+
+@pytest.mark.parametrize("kernel", [by_window, spelled_out])
+def test_a_kernel_that_agrees_is_trusted(monkeypatch, kernel):
+    monkeypatch.setattr(KERNEL, kernel)
+    before = torch.random.get_rng_state()
+    with torch.inference_mode():
+        assert varlen.agrees(*HERE)
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def unmasked(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, is_causal=False):
+    return spelled_out(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k)
+
+
+def across_documents(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, is_causal=False):
+    whole = cu_seq_q[[0, -1]]
+    return spelled_out(query, key, value, whole, whole, len(query), len(query), is_causal=True)
+
+
+def without_gradients_of_values(query, key, value, *arguments, **more):
+    return spelled_out(query, key, value.detach() + 0 * value, *arguments, is_causal=True)
+
+
+def not_numbers(query, key, value, *arguments, is_causal=False):
+    return spelled_out(query, key, value, *arguments, is_causal=True) * float("nan")
+
+
+def other_arguments(query, key, value, ends, is_causal=False):
+    raise AssertionError("cannot be reached")
+
+
+def no_such_width(*arguments, is_causal=False):
+    raise RuntimeError("head_size should be a multiple of 8")
+
+
+@pytest.mark.parametrize(
+    "kernel",
+    [unmasked, across_documents, without_gradients_of_values, not_numbers, other_arguments, no_such_width],
+)
+def test_a_kernel_that_disagrees_is_not_used(monkeypatch, kernel):
+    monkeypatch.setattr(KERNEL, kernel)
+    assert not varlen.agrees(*HERE)
+
+
+def test_a_device_without_the_kernel_is_not_served():
+    assert not varlen.agrees(*HERE)
+    assert not varlen.serves(torch.zeros(4, 2, 16, dtype=torch.bfloat16))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="the kernel runs on a GPU only")
+def test_the_kernel_of_this_gpu_agrees():
+    device = torch.device("cuda", torch.cuda.current_device())
+    assert varlen.agrees(device, torch.bfloat16, 96)
+    assert varlen.agrees(device, torch.bfloat16, 192)  # the presets' from 100M on
+    assert not varlen.serves(torch.zeros(4, 2, 96, device=device))  # float32
