@@ -2,15 +2,14 @@
 
 Legend: N packed tokens, H heads, X their width, D documents.
 
-The kernel (FlashAttention-2, arXiv:2307.08691) is a prototype in torch: its arguments changed between releases, and it
-knows some devices, types and widths only. So it is asked first, once in a process, whether it gives here what the
-kernel for equal lengths gives, forward and backward; where it does not, attention goes on in groups of equal lengths.
+The kernel (FlashAttention-2, arXiv:2307.08691) is young in torch and knows some devices, types and widths only. So once
+in a process it is asked whether it gives here what attention document by document gives, forward and backward; where it
+does not, attention goes on in groups of equal lengths.
 """
 
 from __future__ import annotations
 
 import functools
-import inspect
 import logging
 from collections.abc import Callable
 
@@ -37,10 +36,8 @@ def attend(query_NHX: Tensor, key_NHX: Tensor, value_NHX: Tensor, bounds_D: Tens
     """
     from torch.nn.attention.varlen import varlen_attn
 
-    # Earlier releases say `is_causal`, later ones have a window instead.
-    is_windowed = "window_size" in inspect.signature(varlen_attn).parameters
-    causal = {"window_size": (-1, 0)} if is_windowed else {"is_causal": True}
-    out = varlen_attn(query_NHX, key_NHX, value_NHX, bounds_D, bounds_D, longest, longest, **causal)
+    causal = (-1, 0)  # all before a query, nothing after it
+    out = varlen_attn(query_NHX, key_NHX, value_NHX, bounds_D, bounds_D, longest, longest, window_size=causal)
     assert isinstance(out, Tensor)  # a tuple only where more is asked for
     return out
 

@@ -13,18 +13,14 @@ from hanse.model.loss import next_token_loss
 
 from .sizes import model_of, tokens_of
 
+CAUSAL = (-1, 0)
 KERNEL = "torch.nn.attention.varlen.varlen_attn"
 HERE = (torch.device("cpu"), torch.bfloat16, 16)
 DOCUMENTS = torch.tensor([[0] * 21 + [1] * 9, [4] * 30, [1] * 15 + [2] * 15, [5] * 1 + [6] * 29])
 
 
-def by_window(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, *, window_size=(-1, -1)):
-    """As torch 2.12 and 2.13 have it."""
-    return spelled_out(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, is_causal=window_size == (-1, 0))
-
-
-def spelled_out(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, is_causal=False):
-    """As torch 2.10 had it; and what the kernel asks for."""
+def spelled_out(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, *, window_size=(-1, -1)):
+    """What the kernel gives, and what it asks for."""
     assert cu_seq_q.dtype == cu_seq_k.dtype == torch.int32
     assert query.shape == key.shape == value.shape
     assert cu_seq_q[-1] == cu_seq_k[-1] == len(query)
@@ -33,7 +29,9 @@ def spelled_out(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, is_causal=F
     parts = zip(*(x.split(lengths) for x in (query, key, value)), strict=True)
     return torch.cat(
         [
-            F.scaled_dot_product_attention(*(x.transpose(0, 1) for x in part), is_causal=is_causal).transpose(0, 1)
+            F.scaled_dot_product_attention(
+                *(x.transpose(0, 1) for x in part), is_causal=window_size == CAUSAL
+            ).transpose(0, 1)
             for part in parts
         ]
     )
@@ -57,12 +55,11 @@ def trained(model, compute, monkeypatch):
     return [hidden.detach(), *(parameter.grad.clone() for parameter in model.parameters())]
 
 
-@pytest.mark.parametrize("kernel", [by_window, spelled_out])
 @pytest.mark.parametrize("variant", [{}, {"v_head_dim": 16}], ids=["narrow values", "wide values"])
-def test_the_kernel_is_given_what_gives_the_same_training(monkeypatch, kernel, variant):
+def test_the_kernel_is_given_what_gives_the_same_training(monkeypatch, variant):
     model, calls = model_of(variant), []
     expected = trained(model, lambda *x: documents._DocumentAttention.apply(*x), monkeypatch)
-    monkeypatch.setattr(KERNEL, kernel)
+    monkeypatch.setattr(KERNEL, spelled_out)
     monkeypatch.setattr(varlen, "serves", lambda query: calls.append(query) or True)
     found = trained(model, documents._fused_attention, monkeypatch)
     # Values wider than keys are not for the kernel.
@@ -77,37 +74,36 @@ def test_documents_of_one_length_need_no_bounds():
     assert documents.Layout.of(DOCUMENTS, DOCUMENTS).bounds.tolist() == [0, 1, 10, 25, 40, 61, 90, 120]
 
 
-@pytest.mark.parametrize("kernel", [by_window, spelled_out])
-def test_a_kernel_that_agrees_is_trusted(monkeypatch, kernel):
-    monkeypatch.setattr(KERNEL, kernel)
+def test_a_kernel_that_agrees_is_trusted(monkeypatch):
+    monkeypatch.setattr(KERNEL, spelled_out)
     before = torch.random.get_rng_state()
     with torch.inference_mode():
         assert varlen.agrees(*HERE)
     assert torch.equal(torch.random.get_rng_state(), before)
 
 
-def unmasked(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, is_causal=False):
-    return spelled_out(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k)
+def unmasked(*arguments, window_size):
+    return spelled_out(*arguments)
 
 
-def across_documents(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, is_causal=False):
+def across_documents(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, *, window_size):
     whole = cu_seq_q[[0, -1]]
-    return spelled_out(query, key, value, whole, whole, len(query), len(query), is_causal=True)
+    return spelled_out(query, key, value, whole, whole, len(query), len(query), window_size=window_size)
 
 
-def without_gradients_of_values(query, key, value, *arguments, **more):
-    return spelled_out(query, key, value.detach() + 0 * value, *arguments, is_causal=True)
+def without_gradients_of_values(query, key, value, *arguments, window_size):
+    return spelled_out(query, key, value.detach() + 0 * value, *arguments, window_size=window_size)
 
 
-def not_numbers(query, key, value, *arguments, is_causal=False):
-    return spelled_out(query, key, value, *arguments, is_causal=True) * float("nan")
+def not_numbers(*arguments, window_size):
+    return spelled_out(*arguments, window_size=window_size) * float("nan")
 
 
-def other_arguments(query, key, value, ends, is_causal=False):
+def other_arguments(query, key, value, ends):
     raise AssertionError("cannot be reached")
 
 
-def no_such_width(*arguments, is_causal=False):
+def no_such_width(*arguments, window_size):
     raise RuntimeError("head_size should be a multiple of 8")
 
 
