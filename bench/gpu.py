@@ -82,7 +82,7 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
     rows = max(1, job["micro"] // length)
     draw = torch.Generator().manual_seed(0)
     batches = [_batch(config, rows, length, job.get("document_tokens"), draw) for _ in range(4)]
-    context = round(statistics.mean(visible(documents_BT.unsqueeze(0)) for _, _, documents_BT in batches))
+    context = visible(torch.cat([documents_BT for _, _, documents_BT in batches]))
     rate = _matrix_rate(runtime)
     step = (_theirs if job.get("whose") else _ours)(job, config, runtime)
     times: list[float] = []

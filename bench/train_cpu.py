@@ -149,12 +149,12 @@ def work(whose: str, settings: dict[str, Any], folder: Path, threads: int) -> No
 
 
 def visible(documents) -> int:
-    """Length of a token's part of its document in its row, mean over tokens; documents (batches, rows, length).
+    """Length of a token's part of its document in its row, mean over tokens; documents (..., length).
 
     Causal attention over packed documents takes as many operations as over whole rows of this length.
     """
     lengths = [
-        part for row in documents.flatten(0, 1) for part in row.unique_consecutive(return_counts=True)[1].tolist()
+        part for row in documents.flatten(0, -2) for part in row.unique_consecutive(return_counts=True)[1].tolist()
     ]
     return round(sum(part * part for part in lengths) / sum(lengths))
 

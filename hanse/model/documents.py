@@ -45,7 +45,7 @@ class Layout:
         inverse_N: packed index of each flat (B, T) token, or None.
         places_P: packed token of each place of the groups, a document's last one where filled, or None where P = N.
         real_N: place of each packed token, or None.
-        bounds: first packed token of each document, and N, int32; or None where all have one length.
+        bounds: first packed token of each document, and N, int32; or None where one group holds all.
     """
 
     groups: tuple[tuple[int, int], ...]

@@ -10,14 +10,12 @@ does not, attention goes on in groups of equal lengths.
 from __future__ import annotations
 
 import functools
-import logging
+import warnings
 from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-
-_log = logging.getLogger(__name__)
 
 _PROBE = (1, 5, 64, 130)  # tokens of the documents that it is asked with; 130 is more than one of its tiles
 # Largest difference, as a share of the largest number: both kernels round to eight bits, along ways of their own.
@@ -54,19 +52,24 @@ def agrees(device: torch.device, dtype: torch.dtype, width: int) -> bool:
     draw = torch.Generator(device).manual_seed(0)  # its own, so that training draws the same with and without it
     bounds_D = F.pad(torch.tensor(_PROBE, device=device).cumsum(0, dtype=torch.int32), (1, 0))
     try:
-        with torch.inference_mode(False), torch.enable_grad(), torch.autocast(device.type, enabled=False):
+        # The first block asks in its forward. Hooks of its own keep the question out of what that block recomputes.
+        alone = torch.autograd.graph.saved_tensors_hooks(lambda kept: kept, lambda kept: kept)
+        with alone, torch.inference_mode(False), torch.enable_grad(), torch.autocast(device.type, enabled=False):
             shape = (3, sum(_PROBE), 2, width)
             inputs, weights = (torch.randn(shape, generator=draw, device=device).to(dtype) for _ in range(2))
             found = _with_gradients(lambda q, k, v: attend(q, k, v, bounds_D, max(_PROBE)), inputs, weights[0])
             expected = _with_gradients(_document_by_document, inputs, weights[0])
     except (ImportError, RuntimeError, TypeError, ValueError) as error:
-        _log.info("attention in groups of equal lengths: the kernel for variable lengths says: %s", error)
-        return False
+        return _refused(f"it says {error}")
     differences = [float((a - b).abs().max() / b.abs().max()) for a, b in zip(found, expected, strict=True)]
     if not all(difference <= _TOLERANCE for difference in differences):  # not so for NaN either
-        _log.warning("attention in groups of equal lengths: the kernel for variable lengths is off by %s", differences)
-        return False
+        return _refused(f"output and gradients are off by {', '.join(f'{share:.1%}' for share in differences)}")
     return True
+
+
+def _refused(reason: str) -> bool:
+    warnings.warn(f"attention goes on in groups of equal lengths, for the varlen kernel fails: {reason}.", stacklevel=3)
+    return False
 
 
 def _with_gradients(compute: Callable[..., Tensor], inputs: Tensor, weights_NHX: Tensor) -> list[Tensor]:

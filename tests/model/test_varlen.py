@@ -10,6 +10,8 @@ import torch.nn.functional as F
 
 from hanse.model import documents, varlen
 from hanse.model.loss import next_token_loss
+from hanse.parallel.recompute import recompute
+from hanse.parallel.shard import blocks
 
 from .sizes import model_of, tokens_of
 
@@ -68,7 +70,20 @@ def test_the_kernel_is_given_what_gives_the_same_training(monkeypatch, variant):
         torch.testing.assert_close(ours, other, atol=1e-5, rtol=1e-3)
 
 
-def test_documents_of_one_length_need_no_bounds():
+def test_asking_inside_a_block_that_recomputes_changes_nothing(monkeypatch):
+    monkeypatch.setattr(KERNEL, spelled_out)
+    monkeypatch.setattr(varlen, "serves", lambda query: varlen.agrees(query.device, query.dtype, query.shape[2]))
+    model = model_of({}).train()
+    expected = trained(model, documents._fused_attention, monkeypatch)
+    varlen.agrees.cache_clear()  # asked in the first forward, not again when that is recomputed
+    for block in blocks(model):
+        recompute(block)
+    found = trained(model, documents._fused_attention, monkeypatch)
+    for ours, other in zip(found, expected, strict=True):
+        assert torch.equal(ours, other)
+
+
+def test_documents_that_make_one_group_need_no_bounds():
     whole = torch.zeros(4, 8, dtype=torch.int64)
     assert documents.Layout.of(whole, whole).bounds is None
     assert documents.Layout.of(DOCUMENTS, DOCUMENTS).bounds.tolist() == [0, 1, 10, 25, 40, 61, 90, 120]
@@ -108,16 +123,25 @@ def no_such_width(*arguments, window_size):
 
 
 @pytest.mark.parametrize(
-    "kernel",
-    [unmasked, across_documents, without_gradients_of_values, not_numbers, other_arguments, no_such_width],
+    ("kernel", "reason"),
+    [
+        (unmasked, "are off by"),
+        (across_documents, "are off by"),
+        (without_gradients_of_values, "are off by 0.0%, 0.0%, 0.0%, 100.0%"),
+        (not_numbers, "are off by nan%"),
+        (other_arguments, "window_size"),
+        (no_such_width, "multiple of 8"),
+    ],
 )
-def test_a_kernel_that_disagrees_is_not_used(monkeypatch, kernel):
+def test_a_kernel_that_disagrees_is_not_used_and_a_warning_says_why(monkeypatch, kernel, reason):
     monkeypatch.setattr(KERNEL, kernel)
-    assert not varlen.agrees(*HERE)
+    with pytest.warns(UserWarning, match=reason):
+        assert not varlen.agrees(*HERE)
 
 
 def test_a_device_without_the_kernel_is_not_served():
-    assert not varlen.agrees(*HERE)
+    with pytest.warns(UserWarning, match="groups of equal lengths"):
+        assert not varlen.agrees(*HERE)
     assert not varlen.serves(torch.zeros(4, 2, 16, dtype=torch.bfloat16))
 
 
